@@ -1,0 +1,82 @@
+"""What the commands share: arguments, exit codes, errors in words, and the one console script."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlvlab_jax import __version__
+from mlvlab_jax.errors import MlvlabError
+
+if TYPE_CHECKING:
+    from mlvlab_jax.config.load import LoadedConfig
+
+COMMANDS = {
+    "train": "train a model from a configuration, or go on training",
+    "evaluate": "measure a checkpoint of a run",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`mlvlab COMMAND ...`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    listed = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="mlvlab",
+        description="A folder of images and one YAML file in, a reproducible vision model out.",
+        epilog=f"commands:\n{listed}\n\n'mlvlab COMMAND --help' explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mlvlab_jax {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    command = parser.parse_args(arguments[:1]).command
+    module = importlib.import_module(f"mlvlab_jax.{command}")
+    return int(module.main(arguments[1:]))
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """--config, overrides, --print-config and --schema."""
+    parser.add_argument(
+        "--config", action="append", default=[], type=Path, metavar="FILE", help="YAML file; repeatable, later ones win"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="single values, over all files")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of configuration files and exit")
+
+
+def print_config(arguments: argparse.Namespace) -> bool:
+    """Answers --schema and --print-config; says whether one was asked for."""
+    from mlvlab_jax.config.load import json_schema, load_config, to_yaml
+
+    if arguments.schema:
+        print(json.dumps(json_schema(), indent=2))
+    elif arguments.print_config:
+        print(to_yaml(load_config(arguments.config, arguments.overrides).config), end="")
+    return bool(arguments.schema or arguments.print_config)
+
+
+def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfig | None]" = lambda: None) -> int:
+    """Runs `command`; an error meant for the user becomes one message on standard error and its exit code.
+
+    Args:
+        command: Does the work and gives the exit code.
+        loaded: Gives the configuration, if one was read by then, so that the message can name file and line.
+    """
+    try:
+        return command()
+    except MlvlabError as error:
+        print(f"error: {_with_place(error, loaded())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _with_place(error: MlvlabError, loaded: "LoadedConfig | None") -> str:
+    if error.path is None:
+        return str(error)
+    place = loaded.locate(error.path) if loaded else ""
+    return f"{place + ': ' if place else ''}{error.path}: {error}"

@@ -1,0 +1,84 @@
+"""Pydantic's findings in words a person can act on: file:line, path, what was found, what was expected, a near name."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from mlvlab_jax.config.fields import PluginField
+from mlvlab_jax.config.reader import Document, KeyPath, dotted
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.plugins import did_you_mean
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dataclass_type": "a section (indented 'key: value' lines)",
+    "dataclass_exact_type": "a section (indented 'key: value' lines)",
+    "finite_number": "a finite number",
+}
+
+
+def describe(error: ValidationError, document: Document) -> str:
+    """One line for each finding, in the order of the file."""
+    found = [_line(detail, document) for detail in error.errors(include_url=False)]
+    return "\n".join(dict.fromkeys(found))
+
+
+def _line(detail: ErrorDetails, document: Document) -> str:
+    path: KeyPath = detail["loc"]
+    place = _place(path, document)
+    prefix = f"{place}: " if place else ""
+    return f"{prefix}{dotted(path) or 'configuration'}: {_text(detail, path, document)}"
+
+
+def _place(path: KeyPath, document: Document) -> str:
+    while path and path not in document.places:
+        path = path[:-1]
+    return document.places.get(path, "") if path else ""
+
+
+def _text(detail: ErrorDetails, path: KeyPath, document: Document) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "unexpected_keyword_argument":
+        known = _known_keys(path[:-1], document.tree)
+        listed = f"; known here: {', '.join(known)}" if known else ""
+        return f"unknown key{did_you_mean(str(path[-1]), known)}{listed}"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return "is missing; add it"
+    if kind in ("plugin", "plugin_name"):
+        return detail["msg"]
+    expected = _EXPECTED.get(kind) or detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "value_error":
+        return expected
+    quoted = "; remove the quotes" if kind in ("float_type", "int_type") and _is_number(value) else ""
+    return f"expected {expected}, found {value!r}{quoted}"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and float(value) == float(value)
+    except ValueError:
+        return False
+
+
+def _known_keys(path: KeyPath, tree: Any) -> list[str]:
+    """Field names of the section at `path`, plugin parameters included."""
+    hint: Any = Config
+    node = tree
+    for part in path:
+        table = next((m.table for m in getattr(hint, "__metadata__", ()) if isinstance(m, PluginField)), None)
+        if table is not None and part == "params":
+            hint = table.entry(node["name"]).params
+        elif dataclasses.is_dataclass(hint):
+            hint = typing.get_type_hints(hint, include_extras=True)[str(part)]
+        else:
+            hint = typing.get_args(hint)[0]
+        node = node[part]
+    return [field.name for field in dataclasses.fields(hint)]

@@ -1,0 +1,162 @@
+"""The sections of a configuration: every field typed, ranged and documented."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mlvlab_jax.config.fields import OPERATIONAL, PluginField, configclass, default_spec
+from mlvlab_jax.plugins import METRICS, MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRACKERS, Spec
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+@configclass
+class AugmentConfig:
+    """Random changes of training images, made on the device."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Pixels of padding before a random crop back to the image size; 0 is off. 4 is usual for 32x32."""
+    horizontal_flip: bool = False
+    """Mirror half of the images. Wrong for digits and text."""
+
+
+@configclass
+class PipelineConfig:
+    """From the source to the network's input."""
+
+    validation_fraction: Fraction = 0.1
+    """Share of the training split held out where the source has no validation split of its own; 0 for none."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted after scaling pixels to [0, 1]: one value, or one a channel."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
+    """Divided by after the mean: one value, or one a channel."""
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    """Random changes of training images."""
+    num_threads: Positive = Field(default=2, json_schema_extra=OPERATIONAL)
+    """Threads that read and decode batches ahead."""
+    prefetch_batches: Positive = Field(default=4, json_schema_extra=OPERATIONAL)
+    """Batches kept ready; more hides slower storage and takes more memory."""
+
+
+@configclass
+class EarlyStoppingConfig:
+    """Stop when the monitored metric no longer improves; also what 'best' checkpoint means."""
+
+    patience: Positive | None = None
+    """Evaluations without improvement before stopping; null never stops early."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest change of the metric that counts as an improvement."""
+    monitor: str = "loss"
+    """Name of the watched validation metric."""
+    mode: Literal["min", "max"] = "min"
+    """Whether lower or higher is better."""
+
+
+@configclass
+class TrainingConfig:
+    """How long, how large and how fast."""
+
+    batch_size: Positive = 128
+    """Examples in one update, over all devices."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate; the schedule multiplies it by a factor in [0, 1]."""
+    num_epochs: Annotated[float, Field(gt=0)] = 10
+    """Passes over the training split; a fraction is allowed."""
+    early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
+    """When to stop before the last epoch."""
+    accumulation_steps: Positive = 1
+    """Pieces one batch is computed in, one after the other, to save memory; the result is that of the whole batch."""
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest global L2 norm of the gradient; null leaves it alone. 1.0 is usual for transformers."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the moving average of weights that is evaluated instead of the last weights; null is off."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target spread evenly over all classes."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the network's arithmetic; weights, softmax and loss stay float32."""
+
+
+@configclass
+class EvaluationConfig:
+    """Measuring on validation and test data: every example exactly once."""
+
+    every_epochs: Annotated[float, Field(gt=0)] = 1
+    """Epochs between evaluations on the validation split."""
+    batch_size: Positive = Field(default=512, json_schema_extra=OPERATIONAL)
+    """Examples in one evaluation batch, over all devices."""
+    metrics: tuple[Annotated[Spec, PluginField(METRICS)], ...] = Field(
+        default_factory=lambda: (default_spec(METRICS, "loss")(), default_spec(METRICS, "accuracy")())
+    )
+    """What is measured."""
+
+
+@configclass
+class CheckpointConfig:
+    """What is kept on disk."""
+
+    every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Steps between saves, beside those after an improvement and at the end; null saves at each evaluation."""
+    keep_last: Positive = Field(default=1, json_schema_extra=OPERATIONAL)
+    """Newest checkpoints kept."""
+    keep_best: Positive = Field(default=1, json_schema_extra=OPERATIONAL)
+    """Best checkpoints kept, by the early-stopping metric."""
+
+
+@configclass
+class MeshConfig:
+    """How devices are laid out; the product must be the number of devices."""
+
+    data: Annotated[int, Field(ge=-1)] = -1
+    """Copies of the model that each take a part of the batch; -1 takes all devices the others leave."""
+    fsdp: Positive = 1
+    """Devices that share a copy's weights and optimiser state, and the batch."""
+    tensor: Positive = 1
+    """Devices that share each layer's arithmetic."""
+
+
+@configclass
+class TrackingConfig:
+    """Where the numbers go."""
+
+    log_every_steps: Positive = Field(default=50, json_schema_extra=OPERATIONAL)
+    """Steps averaged into one record of training metrics."""
+    param_histograms: bool = Field(default=False, json_schema_extra=OPERATIONAL)
+    """Write the distribution of every parameter at each evaluation."""
+    trackers: tuple[Annotated[Spec, PluginField(TRACKERS)], ...] = Field(
+        default_factory=lambda: tuple(default_spec(TRACKERS, n)() for n in ("console", "jsonl", "tensorboard")),
+        json_schema_extra=OPERATIONAL,
+    )
+    """Writers of metrics."""
+
+
+@configclass
+class Config:
+    """One experiment."""
+
+    plugins: tuple[str, ...] = ()
+    """Modules to import first; they register models, sources, ... of your own."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Everything random is a function of this number."""
+    model: Annotated[Spec, PluginField(MODELS)]
+    """The network."""
+    data: Annotated[Spec, PluginField(SOURCES)] = Field(default_factory=default_spec(SOURCES, "digits"))
+    """The images."""
+    pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
+    """From the source to the network's input."""
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    """How long, how large and how fast."""
+    optimizer: Annotated[Spec, PluginField(OPTIMIZERS)] = Field(default_factory=default_spec(OPTIMIZERS, "adamw"))
+    """The update rule."""
+    schedule: Annotated[Spec, PluginField(SCHEDULES)] = Field(default_factory=default_spec(SCHEDULES, "cosine"))
+    """The learning rate over time."""
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    """Measuring on validation and test data."""
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    """What is kept on disk."""
+    mesh: MeshConfig = Field(default_factory=MeshConfig)
+    """How devices are laid out."""
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    """Where the numbers go."""
+    compile_cache: bool = Field(default=True, json_schema_extra=OPERATIONAL)
+    """Keep compiled programs in a private folder, so that the next start is fast."""

@@ -1,0 +1,1 @@
+"""From files on disk to sharded batches on the devices."""

@@ -1,0 +1,1 @@
+"""Training and evaluation: mesh, state, step, checkpoints, and the loop that reads from top to bottom."""

@@ -1,0 +1,82 @@
+"""A configuration made real: data, mesh, model, optimiser, state and evaluator."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.data.open import Data, open_data
+from mlvlab_jax.engine.evaluate import Evaluator
+from mlvlab_jax.engine.mesh import check_batch_size, make_mesh
+from mlvlab_jax.engine.state import TrainState, create_state
+from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.metrics.classification import Metric
+from mlvlab_jax.models.nets.api import Model
+from mlvlab_jax.optim.chain import Optimizer, make_optimizer
+from mlvlab_jax.optim.horizon import Horizon
+from mlvlab_jax.plugins import METRICS, MODELS
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a run is made of. `state` is the state at step 0."""
+
+    data: Data
+    mesh: Mesh
+    horizon: Horizon
+    model: Model
+    optimizer: Optimizer
+    state: TrainState
+    layout: TrainState
+    evaluator: Evaluator
+
+
+def make_experiment(config: Config) -> Experiment:
+    """Opens the data and initialises the state.
+
+    Raises:
+        ConfigError: Parts of the configuration do not fit each other, the data or the devices.
+        DataError: The data is missing or unusable.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batch_size(config.training.batch_size, mesh, pieces=config.training.accumulation_steps)
+    metrics = [METRICS.build(spec) for spec in config.evaluation.metrics]
+    data = open_data(config.data, validation_fraction=config.pipeline.validation_fraction, seed=config.seed)
+    _check(config, data, metrics)
+    horizon = Horizon.of(config.training, config.evaluation, len(data.train))
+    dtype: Any = jnp.dtype(config.training.precision)
+    model = MODELS.build(config.model, num_classes=len(data.class_names), image=data.spec, dtype=dtype)
+    optimizer = make_optimizer(config.optimizer, config.schedule, config.training, horizon)
+    with_ema = config.training.ema_decay is not None
+    state, layout = create_state(model, optimizer, seed=config.seed, with_ema=with_ema, mesh=mesh)
+    evaluator = Evaluator(
+        model, metrics, config.pipeline, layout=layout, mesh=mesh, batch_size=config.evaluation.batch_size
+    )
+    return Experiment(data, mesh, horizon, model, optimizer, state, layout, evaluator)
+
+
+def _check(config: Config, data: Data, metrics: list[Metric]) -> None:
+    """What can only be checked once the data is known."""
+    names = [metric.name for metric in metrics]
+    stopping = config.training.early_stopping
+    if stopping.monitor not in names:
+        raise ConfigError(
+            f"{stopping.monitor!r} is not measured; expected one of {names}; add it to evaluation.metrics",
+            path="training.early_stopping.monitor",
+        )
+    listens = stopping.patience is not None or config.schedule.name == "plateau"
+    if listens and "validation" not in data.splits:
+        raise ConfigError(
+            "early stopping and the plateau schedule need a validation split, and there is none; "
+            "set it above 0, or name a validation split of the source",
+            path="pipeline.validation_fraction",
+        )
+    for name in ("mean", "std"):
+        values = getattr(config.pipeline, name)
+        if len(values) not in (1, data.spec.channels):
+            raise ConfigError(
+                f"{len(values)} values for images of {data.spec.channels} channels; expected 1 or {data.spec.channels}",
+                path=f"pipeline.{name}",
+            )

@@ -1,0 +1,144 @@
+"""The run folder: one writer, a configuration that does not change under a run, and a record of what made it."""
+
+import contextlib
+import datetime
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlvlab_jax.config.load import compute_hash, config_from_tree, diff_identity, to_yaml
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.errors import ConfigError, DataError
+from mlvlab_jax.files import exclusive_writer, write_atomic, write_json
+
+_RECORDED = ("mlvlab_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "numpy")
+
+
+@contextlib.contextmanager
+def open_run_folder(folder: Path, config: Config) -> Iterator[None]:
+    """Holds the folder for this process; a folder that got nothing but the lock is taken away again.
+
+    Raises:
+        ConfigError: It holds something other than a run, or a run of another configuration; the message has the diff.
+        RunFolderError: Another live process writes it.
+    """
+    check_run_folder(folder, config)
+    with exclusive_writer(folder):
+        try:
+            yield
+        finally:
+            if [entry.name for entry in folder.iterdir()] == ["run.lock"]:
+                (folder / "run.lock").unlink()
+                folder.rmdir()
+
+
+def check_run_folder(folder: Path, config: Config) -> None:
+    """Refuses a folder in which `config` could not be started or gone on with.
+
+    Raises:
+        ConfigError: As in `open_run_folder`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; expected a folder; give another --workdir")
+    if not (folder / "config.yaml").exists():
+        foreign = [e.name for e in folder.iterdir() if e.name != "run.lock"] if folder.exists() else []
+        if foreign:
+            raise ConfigError(
+                f"{folder}: holds {sorted(foreign)[:3]} but no run; expected an empty folder, a new one, or a run's; "
+                "give another --workdir"
+            )
+        return
+    changes = diff_identity(read_config(folder), config)
+    if changes:
+        listed = "\n".join(f"  {line}" for line in changes)
+        raise ConfigError(
+            f"{folder}: holds a run of another configuration (there -> here):\n{listed}\n"
+            "go on with the old one, or give another --workdir"
+        )
+
+
+def read_config(folder: Path) -> Config:
+    """The resolved configuration of the run in `folder`.
+
+    Raises:
+        ConfigError: There is no run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no config.yaml, so no run; check --workdir")
+    return config_from_tree(yaml.safe_load(path.read_text()))
+
+
+def write_start(folder: Path, config: Config, *, data_identity: dict[str, str]) -> None:
+    """Writes config.yaml and manifest.json; on resume the manifest gains a session and keeps the others.
+
+    Raises:
+        DataError: The run in the folder was started on other data.
+    """
+    path = folder / "manifest.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {"sessions": [], "data": data_identity}
+    if earlier["data"] != data_identity:
+        raise DataError(
+            f"{folder}: the run was started on other data: {earlier['data']} there, {data_identity} now; "
+            "bring the old data back, or give another --workdir"
+        )
+    write_atomic(folder / "config.yaml", to_yaml(config).encode())
+    write_json(
+        path,
+        {
+            "config_hash": compute_hash(config),
+            "seed": config.seed,
+            "data": data_identity,
+            "sessions": [*earlier["sessions"], _describe_session()],
+        },
+    )
+
+
+def write_end(folder: Path, summary: dict[str, Any]) -> None:
+    """Writes summary.json and the timings of this session into manifest.json."""
+    write_json(folder / "summary.json", summary)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["sessions"][-1]["timings_s"] = summary["seconds"]
+    write_json(path, manifest)
+
+
+def _describe_session() -> dict[str, Any]:
+    import jax
+
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {name: _version(name) for name in _RECORDED},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+        "num_processes": jax.process_count(),
+        "git": _describe_git(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _describe_git() -> dict[str, Any] | None:
+    """Commit and dirty flag of the repository the command was started in, or None outside of one."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

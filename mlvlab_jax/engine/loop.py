@@ -1,0 +1,280 @@
+"""The training loop. "Step k" is the state after k updates."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from mlvlab_jax.config.load import to_tree, to_yaml
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.data.device import double_buffer
+from mlvlab_jax.data.stream import Shard, train_stream
+from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.experiment import Experiment, make_experiment
+from mlvlab_jax.engine.folder import write_end, write_start
+from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.progress import LateMetrics, Progress, Window
+from mlvlab_jax.engine.state import TrainState
+from mlvlab_jax.engine.step import augment_batch, compile_train_step, make_train_step
+from mlvlab_jax.engine.telemetry import PhaseClock
+from mlvlab_jax.trees import count_elements, named_leaves
+from mlvlab_jax.types import RunInfo, Tracker, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """How a run ended: what ended it, the final state and progress, and what summary.json says."""
+
+    ended: Literal["finished", "stopped early", "interrupted"]
+    state: TrainState
+    progress: Progress
+    summary: dict[str, Any]
+
+
+def run(
+    config: Config,
+    *,
+    workdir: Path,
+    tracker: Tracker,
+    stop_requested: Callable[[int], bool] = lambda step: False,
+) -> RunResult:
+    """Trains, or goes on training, in `workdir`.
+
+    Args:
+        config: What to do.
+        workdir: Run folder, already held by this process.
+        tracker: Where numbers go.
+        stop_requested: Asked after each step with its number; true saves and ends the run.
+
+    Raises:
+        MlvlabError: Of the kinds of `make_experiment`; NonFiniteError when the loss is lost; DiskError.
+    """
+    clock = PhaseClock()
+    experiment = make_experiment(config)
+    write_start(workdir, config, data_identity=dict(experiment.data.identity))
+    mode = config.training.early_stopping.mode
+    with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode) as store:
+        trainer = Trainer(config, experiment, store, tracker, clock)
+        try:
+            ended = trainer.train(stop_requested)
+            summary = trainer.finish(ended)
+        finally:
+            tracker.finish()
+    write_end(workdir, summary)
+    return RunResult(ended, trainer.state, trainer.progress, summary)
+
+
+class Trainer:
+    """State and progress of one run, and the few things that happen to them."""
+
+    def __init__(
+        self, config: Config, experiment: Experiment, store: CheckpointStore, tracker: Tracker, clock: PhaseClock
+    ) -> None:
+        self._config = config
+        self._experiment = experiment
+        self._store = store
+        self._tracker = tracker
+        self._clock = clock
+        self._late = LateMetrics()
+        self._rate = Rate()
+        self.state = experiment.state
+        self.progress = Progress()
+        if store.steps():
+            with clock.phase("checkpoint"):
+                last = store.resolve("last")
+                self.state, tree = store.restore(last, experiment.state, experiment.layout)
+                self.progress = Progress.from_tree(tree)
+
+    def train(self, stop_requested: Callable[[int], bool]) -> Literal["finished", "stopped early", "interrupted"]:
+        """Steps until the horizon, until patience runs out, or until asked to stop."""
+        config, horizon, mesh = self._config, self._experiment.horizon, self._experiment.mesh
+        pure_step = make_train_step(
+            self._experiment.model, self._experiment.optimizer, config.training, config.pipeline
+        )
+        step_fn = compile_train_step(pure_step, self._experiment.layout, mesh)
+        self._tracker.start(self._describe())
+        if self.progress.stopping.stop_due(config.training.early_stopping):
+            return "stopped early"
+        batches = self._batches()
+        with jax.transfer_guard("disallow"):
+            first = self.progress.step + 1
+            for step in range(first, horizon.num_steps + 1):
+                with self._clock.phase("compile" if step == first else "train"):
+                    batch = next(batches)
+                    if step == 1:
+                        self._show_first_batch(batch)
+                    self.state, scalars = step_fn(self.state, batch)
+                    self._count(self._late.push(step, scalars))
+                    self.progress = dataclasses.replace(self.progress, step=step)
+                    if step % config.tracking.log_every_steps == 0:
+                        self._log()
+                improved = self._evaluate() if horizon.eval_due(step) else False
+                interrupted = stop_requested(step)
+                if interrupted or improved or self._save_due(step):
+                    self._save()
+                if self.progress.stopping.stop_due(config.training.early_stopping):
+                    return "stopped early"
+                if interrupted and step < horizon.num_steps:
+                    return "interrupted"
+        return "finished"
+
+    def finish(self, ended: str) -> dict[str, Any]:
+        """Makes sure the last state is saved, measures the best one on the test split, and sums up."""
+        if ended == "interrupted":
+            with self._clock.phase("checkpoint"):
+                self._store.wait()
+            return self._summarise(ended, best=None)
+        self._save()
+        with self._clock.phase("checkpoint"):
+            self._store.wait()
+            best_step = self._store.resolve("best")
+            best, tree = self._store.restore(best_step, self._experiment.state, self._experiment.layout)
+        splits, tested = self._experiment.data.splits, {}
+        if "test" in splits:
+            with self._clock.phase("evaluate"):
+                measured = self._experiment.evaluator(best.evaluated, splits["test"])
+            tested = {f"test/{name}": value for name, value in measured.items()}
+            self._tracker.scalars(best_step, tested)
+        return self._summarise(ended, best={"step": best_step} | _measured(tree["metrics"]) | tested)
+
+    def _batches(self) -> Iterator[Tree]:
+        config, experiment = self._config, self._experiment
+        stream = train_stream(
+            experiment.data.train,
+            batch_size=config.training.batch_size,
+            num_steps=experiment.horizon.num_steps,
+            seed=config.seed,
+            first_step=self.progress.step,
+            shard=Shard(jax.process_index(), jax.process_count()),
+            num_threads=config.pipeline.num_threads,
+            prefetch_batches=config.pipeline.prefetch_batches,
+        )
+        return double_buffer(stream, batch_sharding(experiment.mesh))
+
+    def _count(self, scalars: dict[str, float] | None) -> None:
+        """Adds the scalars of a finished step to the window and shows the loss."""
+        if scalars is None:
+            return
+        window = self.progress.window.add(scalars)
+        self.progress = dataclasses.replace(self.progress, window=window)
+        self._rate.num_examples += scalars["num_examples"]
+        self._tracker.progress(self.progress.step, scalars["loss_sum"] / scalars["num_examples"])
+
+    def _log(self) -> None:
+        """Closes the window and reports it."""
+        self._count(self._late.drain())
+        if self.progress.window.num_examples == 0:
+            return
+        means = self.progress.window.means()
+        epoch = self.progress.step / self._experiment.horizon.steps_per_epoch
+        speed = self._rate.read(self._clock)
+        self._report(self.progress.step, {**means, "epoch": epoch, "images_per_second": speed})
+        self.progress = dataclasses.replace(self.progress, window=Window())
+
+    def _evaluate(self) -> bool:
+        """Measures the validation split; says whether the monitored metric is the best so far."""
+        split = self._experiment.data.splits.get("validation")
+        if split is None:
+            return False
+        with self._clock.phase("evaluate"):
+            measured = self._experiment.evaluator(self.state.evaluated, split)
+            self._observe_plateau(measured)
+            step, rules = self.progress.step, self._config.training.early_stopping
+            stopping = self.progress.stopping.observe(step, measured[rules.monitor], rules)
+            self.progress = dataclasses.replace(self.progress, stopping=stopping)
+            self._report(step, {f"validation/{name}": value for name, value in measured.items()})
+            if self._config.tracking.param_histograms:
+                params = jax.device_get(self.state.variables.params)
+                self._tracker.histograms(step, {f"params/{name}": leaf for name, leaf in named_leaves(params)})
+        return stopping.best_step == step
+
+    def _observe_plateau(self, measured: dict[str, float]) -> None:
+        observe = self._experiment.optimizer.observe
+        if observe is None:
+            return
+        value = jax.device_put(np.float32(measured["loss"]), replicated(self._experiment.mesh))
+        moved = jax.jit(observe, out_shardings=self._experiment.layout.opt_state)(self.state.opt_state, value)
+        self.state = dataclasses.replace(self.state, opt_state=moved)
+
+    def _save_due(self, step: int) -> bool:
+        every = self._config.checkpoint.every_steps
+        horizon = self._experiment.horizon
+        return step == horizon.num_steps or (step % every == 0 if every else horizon.eval_due(step))
+
+    def _save(self) -> None:
+        """Starts a save of state and progress; the newest loss is checked first, so a lost run is never saved."""
+        with self._clock.phase("checkpoint"):
+            self._count(self._late.drain())
+            step = self.progress.step
+            name = f"validation/{self._config.training.early_stopping.monitor}"
+            monitored = self.progress.metrics.get(name) if self._experiment.horizon.eval_due(step) else None
+            self._store.save(self.state, self.progress.to_tree(), step=step, monitored=monitored)
+
+    def _report(self, step: int, values: dict[str, float]) -> None:
+        self.progress = dataclasses.replace(self.progress, metrics=self.progress.metrics | values)
+        self._tracker.scalars(step, values)
+
+    def _show_first_batch(self, batch: Tree) -> None:
+        """Hands the tracker 16 images as the network will see them, before normalisation."""
+        rules = self._config.pipeline.augment
+        show = jax.jit(
+            lambda key, batch: augment_batch(key, batch, rules)[:16], out_shardings=replicated(self._experiment.mesh)
+        )
+        self._tracker.images(1, {"train/first_batch": jax.device_get(show(self.state.key, batch))})
+
+    def _describe(self) -> RunInfo:
+        from clu import parameter_overview
+
+        params = self.state.variables.params
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        return RunInfo(
+            num_steps=self._experiment.horizon.num_steps,
+            first_step=self.progress.step,
+            batch_size=self._config.training.batch_size,
+            num_params=count_elements(params),
+            hparams=flatten(to_tree(self._config)),
+            texts={"config": to_yaml(self._config), "parameters": table},
+        )
+
+    def _summarise(self, ended: str, *, best: dict[str, float] | None) -> dict[str, Any]:
+        return {
+            "ended": ended,
+            "steps": self.progress.step,
+            "num_params": count_elements(self.state.variables.params),
+            "best": best,
+            "last": {"step": self.progress.step} | _measured(self.progress.metrics),
+            "seconds": {name: round(value, 3) for name, value in self._clock.read().items()},
+        }
+
+
+class Rate:
+    """Training throughput: examples over the seconds spent in training steps."""
+
+    def __init__(self) -> None:
+        self.num_examples = 0.0
+        self._seconds = 0.0
+
+    def read(self, clock: PhaseClock) -> float:
+        """Examples a second since the last reading."""
+        seconds = clock.read()["train"]
+        rate = self.num_examples / max(seconds - self._seconds, 1e-9)
+        self.num_examples, self._seconds = 0.0, seconds
+        return rate
+
+
+def _measured(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith(("train/", "validation/"))}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """{'a': {'b': 1}} -> {'a.b': 1}; lists and nulls as text."""
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, str | int | float | bool) else str(value)
+    return flat

@@ -1,0 +1,114 @@
+"""The training step: pure, testable without jit; `compile_train_step` wraps it for the mesh."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from mlvlab_jax.config.schema import AugmentConfig, PipelineConfig, TrainingConfig
+from mlvlab_jax.data.augment import augment, normalize
+from mlvlab_jax.engine.losses import cross_entropy
+from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.state import TrainState
+from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.models.nets.api import Model, Variables
+from mlvlab_jax.optim.chain import Optimizer
+from mlvlab_jax.types import Tree
+
+Scalars = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Tree], tuple[TrainState, Scalars]]
+
+_AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1
+
+
+def augment_batch(key_data: jax.Array, batch: Tree, config: AugmentConfig) -> jax.Array:
+    """Training pixels of a batch, uint8 (b h w c), as changed for this epoch.
+
+    Args:
+        key_data: `TrainState.key`.
+        batch: Device batch.
+        config: Which changes.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), _AUGMENT_STREAM)
+    return augment(batch["image"], batch["example_id"], batch["epoch"], key, config)
+
+
+def make_train_step(
+    model: Model, optimizer: Optimizer, training: TrainingConfig, pipeline: PipelineConfig
+) -> TrainStep:
+    """The update as a pure function (state, batch) -> (state, scalars).
+
+    The scalars are sums over the batch (loss_sum, num_correct, num_examples) and the update's grad_norm and
+    learning_rate.
+    """
+
+    def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, Scalars]:
+        key = jax.random.wrap_key_data(state.key)
+        dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_STREAM), state.step)
+        pixels = augment_batch(state.key, batch, pipeline.augment)
+        examples = {"image": normalize(pixels, pipeline), "label": batch["label"], "mask": batch["mask"]}
+        grads, model_state, sums = _accumulate(model, training, state.variables, examples, dropout_key)
+        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.variables.params)
+        variables = Variables(optax.apply_updates(state.variables.params, updates), model_state)
+        scalars = sums | {
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": optimizer.learning_rate(state.step, state.opt_state),
+        }
+        ema = _average(state.ema, variables, state.step, training.ema_decay)
+        state = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
+        return state, scalars
+
+    return train_step
+
+
+def _accumulate(
+    model: Model, training: TrainingConfig, variables: Variables, examples: Tree, key: jax.Array
+) -> tuple[Tree, Tree, Scalars]:
+    """Gradient of the batch's mean loss, new model state, and sums; in pieces where so configured."""
+
+    def loss_sum(params: Tree, piece: Tree, piece_key: jax.Array) -> tuple[jax.Array, tuple[Tree, Scalars]]:
+        logits, state = model.apply(Variables(params, variables.state), piece["image"], piece_key, True)
+        loss, count = cross_entropy(logits, piece["label"], piece["mask"], smoothing=training.label_smoothing)
+        correct = ((logits.argmax(-1) == piece["label"]) * piece["mask"]).sum()
+        return loss, (state, {"loss_sum": loss, "num_correct": correct, "num_examples": count})
+
+    num_pieces = training.accumulation_steps
+    if num_pieces > 1 and jax.tree.leaves(variables.state):
+        raise ConfigError(
+            f"accumulation_steps {num_pieces} with a model that has batch statistics would not equal the whole batch; "
+            "expected 1, or a model without batch normalisation (model.params.norm: layer)",
+            path="training.accumulation_steps",
+        )
+
+    def of_piece(index: int) -> tuple[Tree, tuple[Tree, Scalars]]:
+        piece = jax.tree.map(lambda x: x.reshape(-1, num_pieces, *x.shape[1:])[:, index], examples)
+        return jax.grad(loss_sum, has_aux=True)(variables.params, piece, jax.random.fold_in(key, index))
+
+    # Unrolled: a convolution inside a compiled loop is many times slower on CPU.
+    grads, (state, sums) = of_piece(0)
+    for index in range(1, num_pieces):
+        more_grads, (state, more_sums) = of_piece(index)
+        grads, sums = jax.tree.map(jnp.add, (grads, sums), (more_grads, more_sums))
+    return jax.tree.map(lambda g: g / sums["num_examples"], grads), state, sums
+
+
+def _average(ema: Variables | None, variables: Variables, step: jax.Array, decay: float | None) -> Variables | None:
+    """Moving average whose decay starts low, so that the first random weights are forgotten."""
+    if ema is None or decay is None:
+        return None
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    averaged: Variables = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, variables)
+    return averaged
+
+
+def compile_train_step(step: TrainStep, layout: TrainState, mesh: Mesh) -> TrainStep:
+    """`step` jitted for the mesh; its state argument is donated."""
+    return jax.jit(
+        step,
+        in_shardings=(layout, batch_sharding(mesh)),
+        out_shardings=(layout, replicated(mesh)),
+        donate_argnums=0,
+    )

@@ -1,0 +1,37 @@
+"""Where the time of a run goes."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+PHASES = ("setup", "compile", "train", "evaluate", "checkpoint")
+
+
+class PhaseClock:
+    """Seconds by phase; every moment belongs to one phase, and an inner phase interrupts the outer."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._started = time.perf_counter()
+        self._stack = ["setup"]
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Books the time of the block under `name`."""
+        self._book()
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._book()
+            self._stack.pop()
+
+    def read(self) -> dict[str, float]:
+        """Seconds by phase up to now, and their total."""
+        self._book()
+        return self.seconds | {"total": sum(self.seconds.values())}
+
+    def _book(self) -> None:
+        now = time.perf_counter()
+        self.seconds[self._stack[-1]] += now - self._started
+        self._started = now

@@ -1,0 +1,56 @@
+"""Errors a person can act on: each names place, value, expectation and fix, and carries its exit code."""
+
+
+class MlvlabError(Exception):
+    """Base of every error meant for the person at the keyboard.
+
+    Args:
+        message: What was found, what was expected and how to fix it.
+        path: Dotted config path the error is about ("model.params.num_heads"), or None.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class ConfigError(MlvlabError):
+    """The configuration cannot be used as written."""
+
+    exit_code = 64
+
+
+class DataError(MlvlabError):
+    """The data on disk is missing, empty or not what the configuration says."""
+
+    exit_code = 65
+
+
+class CheckpointError(MlvlabError):
+    """No checkpoint answers the request."""
+
+    exit_code = 66
+
+
+class RunFolderError(MlvlabError):
+    """The run folder cannot be written: another live process owns it."""
+
+    exit_code = 73
+
+
+class DiskError(MlvlabError):
+    """The disk refused a write."""
+
+    exit_code = 74
+
+
+class NonFiniteError(MlvlabError):
+    """The loss or a parameter became NaN or infinite."""
+
+    exit_code = 77
+
+
+#: Exit code of a run that was asked to stop, saved its state and wants to be started again.
+PREEMPTED_EXIT_CODE = 75

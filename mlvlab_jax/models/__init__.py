@@ -1,0 +1,5 @@
+"""Image classifiers. Each file here declares one model's parameters without importing jax, so that a configuration is
+checked at once; the networks themselves are in `nets` and are imported when a model is built.
+"""
+
+from mlvlab_jax.models import cnn, resnet, vit  # noqa: F401

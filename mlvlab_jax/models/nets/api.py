@@ -1,0 +1,47 @@
+"""What the rest of the project knows of a network: two pure functions over plain dicts."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mlvlab_jax.types import ImageSpec, Tree
+
+
+class Variables(NamedTuple):
+    """A network's arrays: `params` are trained, `state` (batch statistics) is updated by the forward pass."""
+
+    params: Tree
+    state: Tree
+
+
+class Model(NamedTuple):
+    """A classifier as two pure functions.
+
+    init: key -> Variables, the parameters float32.
+    apply: (variables, image float (b h w c), key, train) -> (logits float32 (b k), new state). `key` is used, and the
+        state changed, only where `train` is true.
+    """
+
+    init: Callable[[jax.Array], Variables]
+    apply: Callable[[Variables, jax.Array, jax.Array, bool], tuple[jax.Array, Tree]]
+
+
+def from_linen(module: nn.Module, image: ImageSpec) -> Model:
+    """A flax module `module(image, train)` as a `Model` for images of this shape."""
+
+    def init(key: jax.Array) -> Variables:
+        variables = module.init({"params": key}, jnp.zeros((1, *image)), False)
+        state = {name: tree for name, tree in variables.items() if name != "params"}
+        return Variables(variables["params"], state)
+
+    def apply(variables: Variables, image: jax.Array, key: jax.Array, train: bool) -> tuple[jax.Array, Tree]:
+        arrays = {"params": variables.params, **variables.state}
+        if not train:
+            return module.apply(arrays, image, False), variables.state
+        logits, updated = module.apply(arrays, image, True, rngs={"dropout": key}, mutable=list(variables.state))
+        return logits, updated
+
+    return Model(init, apply)

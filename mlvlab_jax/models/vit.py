@@ -1,0 +1,115 @@
+"""Vision transformers, by the names of their papers or with every field free."""
+
+import dataclasses
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from mlvlab_jax.config.fields import configclass
+from mlvlab_jax.config.schema import Fraction, Positive
+from mlvlab_jax.models.cnn import check_patch
+from mlvlab_jax.plugins import MODELS
+from mlvlab_jax.types import ImageSpec
+
+#: hidden_size, num_heads, num_layers, mlp_dim. S to H: Dosovitskiy et al. 2020 and Touvron et al. 2020 (Ti, S).
+VARIANTS = {
+    "Ti": (192, 3, 12, 768),
+    "S": (384, 6, 12, 1536),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 16, 24, 4096),
+    "H": (1280, 16, 32, 5120),
+}
+
+
+@configclass
+class VisionTransformerParams:
+    """A variant, and what is to differ from it."""
+
+    variant: Literal["Ti", "S", "B", "L", "H"] = "B"
+    """Size by name; each field below overrides one of its numbers."""
+    hidden_size: Positive | None = None
+    """Width of a token."""
+    num_heads: Positive | None = None
+    """Attention heads; must divide hidden_size."""
+    num_layers: Positive | None = None
+    """Transformer blocks."""
+    mlp_dim: Positive | None = None
+    """Width inside a block's MLP; where hidden_size is given it defaults to four times that."""
+    patch_size: Positive | Literal["auto"] = "auto"
+    """Side of a patch in pixels; auto: 16 from 64 pixels on, else the largest that leaves at least 4 x 4 patches."""
+    pool: Literal["cls", "gap"] = "cls"
+    """Classify from an extra class token, or from the mean of all tokens."""
+    position: Literal["learned", "sincos"] = "learned"
+    """Position embedding."""
+    dropout: Fraction = 0.0
+    """Dropped share after the embedding, the attention and both MLP layers."""
+    stochastic_depth: Fraction = 0.0
+    """Chance to skip the last block for an example; earlier blocks linearly less."""
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> "VisionTransformerParams":
+        size = self.resolved()
+        if self.position == "sincos" and size.hidden_size % 4:
+            raise ValueError(f"position 'sincos' needs hidden_size to be a multiple of 4, found {size.hidden_size}")
+        if size.hidden_size % size.num_heads:
+            fits = [h for h in range(1, size.num_heads + 1) if size.hidden_size % h == 0]
+            raise ValueError(
+                f"num_heads {size.num_heads} does not divide hidden_size {size.hidden_size}; "
+                f"expected a divisor; {fits[-1]} fits"
+            )
+        return self
+
+    def resolved(self) -> "Size":
+        """The four numbers, variant and overrides combined."""
+        hidden, heads, layers, mlp = VARIANTS[self.variant]
+        if self.hidden_size is not None:
+            mlp = 4 * self.hidden_size
+        return Size(
+            hidden_size=self.hidden_size or hidden,
+            num_heads=self.num_heads or heads,
+            num_layers=self.num_layers or layers,
+            mlp_dim=self.mlp_dim or mlp,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The four numbers that make a transformer's size."""
+
+    hidden_size: int
+    num_heads: int
+    num_layers: int
+    mlp_dim: int
+
+
+_TINY = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.1, "stochastic_depth": 0.1, "patch_size": 4}
+
+
+@MODELS.register("vision_transformer", VisionTransformerParams, example=_TINY)
+def build_vision_transformer(params: VisionTransformerParams, *, num_classes: int, image: ImageSpec, dtype: Any) -> Any:
+    """The network as a `Model`.
+
+    Raises:
+        ConfigError: The image is smaller than the patch or not a multiple of it.
+
+    References:
+        A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020.
+        H. Touvron et al., "Training data-efficient image transformers", 2020.
+        G. Huang et al., "Deep Networks with Stochastic Depth", 2016.
+    """
+    from mlvlab_jax.models.nets.api import from_linen
+    from mlvlab_jax.models.nets.vit import VisionTransformer
+
+    patch_size = _auto_patch(image) if params.patch_size == "auto" else params.patch_size
+    check_patch(patch_size, image)
+    module = VisionTransformer(
+        params=params, size=params.resolved(), patch_size=patch_size, num_classes=num_classes, dtype=dtype
+    )
+    return from_linen(module, image)
+
+
+def _auto_patch(image: ImageSpec) -> int:
+    shortest = min(image.height, image.width)
+    limit = 16 if shortest >= 64 else shortest // 4
+    fitting = [p for p in range(1, limit + 1) if image.height % p == 0 and image.width % p == 0]
+    return fitting[-1] if fitting else 1

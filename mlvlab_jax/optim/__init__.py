@@ -1,0 +1,1 @@
+"""Update rules and learning-rate schedules, built from configuration into one optax chain."""

@@ -1,0 +1,153 @@
+"""Update rules from optax, behind one plugin table."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mlvlab_jax.config.fields import configclass
+from mlvlab_jax.plugins import OPTIMIZERS
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+#: Weight decay spares one-dimensional parameters and embeddings; the first rule that matches decides.
+DEFAULT_DECAY_RULES = (("(bias|scale|cls|pos_embed)$", False), (".*", True))
+
+
+@configclass
+class _WeightDecay:
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Share of each decayed weight that is subtracted per unit of learning rate."""
+    decay_rules: tuple[tuple[str, bool], ...] = DEFAULT_DECAY_RULES
+    """[regular expression on the parameter's name, decay or not]; first match wins, every parameter must match."""
+
+
+@configclass
+class SgdParams(_WeightDecay):
+    """Stochastic gradient descent."""
+
+    momentum: Beta = 0.9
+    """Share of the last update that is kept."""
+    nesterov: bool = True
+    """Look ahead along the momentum."""
+
+
+@configclass
+class AdamWParams(_WeightDecay):
+    """Adam with decoupled weight decay."""
+
+    b1: Beta = 0.9
+    """Decay of the mean of gradients."""
+    b2: Beta = 0.999
+    """Decay of the mean of squared gradients; 0.95 is calmer for transformers."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the squared mean."""
+
+
+@configclass
+class LambParams(_WeightDecay):
+    """Layer-wise scaled Adam, for very large batches."""
+
+    b1: Beta = 0.9
+    """Decay of the mean of gradients."""
+    b2: Beta = 0.999
+    """Decay of the mean of squared gradients."""
+
+
+@configclass
+class MuonParams(_WeightDecay):
+    """Orthogonalised momentum for matrices and convolutions; AdamW for everything else, the classifier included."""
+
+    beta: Beta = 0.95
+    """Share of the momentum that is kept."""
+    b1: Beta = 0.9
+    """AdamW's decay of the mean of gradients."""
+    b2: Beta = 0.999
+    """AdamW's decay of the mean of squared gradients."""
+
+
+@OPTIMIZERS.register("sgd", SgdParams)
+def sgd(params: SgdParams, *, learning_rate: Any) -> Any:
+    """Momentum SGD; the decay is part of the gradient, as is usual for it."""
+    import optax
+
+    decay = optax.add_decayed_weights(params.weight_decay, _decay_mask(params))
+    return optax.chain(decay, optax.sgd(learning_rate, params.momentum or None, params.nesterov))
+
+
+@OPTIMIZERS.register("adamw", AdamWParams)
+def adamw(params: AdamWParams, *, learning_rate: Any) -> Any:
+    """AdamW.
+
+    References:
+        I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2017.
+    """
+    import optax
+
+    return optax.adamw(
+        learning_rate,
+        b1=params.b1,
+        b2=params.b2,
+        eps=params.eps,
+        weight_decay=params.weight_decay,
+        mask=_decay_mask(params),
+    )
+
+
+@OPTIMIZERS.register("lamb", LambParams)
+def lamb(params: LambParams, *, learning_rate: Any) -> Any:
+    """LAMB.
+
+    References:
+        Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", 2019.
+    """
+    import optax
+
+    return optax.lamb(
+        learning_rate, b1=params.b1, b2=params.b2, weight_decay=params.weight_decay, mask=_decay_mask(params)
+    )
+
+
+@OPTIMIZERS.register("muon", MuonParams)
+def muon(params: MuonParams, *, learning_rate: Any) -> Any:
+    """Muon, its updates scaled to the size of AdamW's, so that one learning rate serves both.
+
+    References:
+        K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+        J. Liu et al., "Muon is Scalable for LLM Training", 2025 (the scaling).
+    """
+    from optax import contrib
+
+    return contrib.muon(
+        learning_rate,
+        beta=params.beta,
+        weight_decay=params.weight_decay,
+        weight_decay_mask=_decay_mask(params),
+        adam_b1=params.b1,
+        adam_b2=params.b2,
+        adam_weight_decay=params.weight_decay,
+        muon_weight_dimension_numbers=_muon_dims,
+        consistent_rms=0.2,
+    )
+
+
+def _decay_mask(params: _WeightDecay) -> Any:
+    from mlvlab_jax.trees import map_with_name, match_rules
+
+    rules = params.decay_rules
+    return lambda tree: map_with_name(
+        lambda name, leaf: match_rules(name, rules, path="optimizer.params.decay_rules"), tree
+    )
+
+
+def _muon_dims(tree: Any) -> Any:
+    """Which parameters Muon takes, and which of their dims are inputs and outputs; None leaves one to AdamW."""
+    from optax import contrib
+
+    from mlvlab_jax.trees import map_with_name
+
+    def dims(name: str, leaf: Any) -> Any:
+        if not name.endswith("kernel") or "head" in name or leaf.ndim not in (2, 4):
+            return None
+        return contrib.MuonDimensionNumbers(reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=leaf.ndim - 1)
+
+    return map_with_name(dims, tree)

@@ -1,0 +1,82 @@
+"""CLU's metric writers without TensorFlow.
+
+`clu.metric_writers` imports TensorFlow for its own SummaryWriter. Putting this module's in its place before the first
+import of CLU leaves all of CLU usable, with event files written by tensorboardX.
+"""
+
+import importlib
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_REPLACED = "clu.metric_writers.summary_writer"
+
+
+def import_metric_writers() -> Any:
+    """The package `clu.metric_writers`, whose SummaryWriter writes through tensorboardX."""
+    if _REPLACED not in sys.modules:
+        stand_in: Any = types.ModuleType(_REPLACED)
+        sys.modules[_REPLACED] = stand_in
+        stand_in.SummaryWriter = None  # CLU re-exports the name while it is imported
+        writers: Any = importlib.import_module("clu.metric_writers")
+        stand_in.SummaryWriter = writers.SummaryWriter = _make_summary_writer(writers)
+    return importlib.import_module("clu.metric_writers")
+
+
+def _make_summary_writer(writers: Any) -> type:
+    import tensorboardX
+
+    class SummaryWriter(writers.MetricWriter):
+        """CLU's MetricWriter interface on tensorboardX event files."""
+
+        def __init__(self, logdir: str, *, purge_step: int | None = None) -> None:
+            self._writer = tensorboardX.SummaryWriter(logdir, purge_step=purge_step, flush_secs=10)
+
+        def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
+            raise NotImplementedError("raw summaries need TensorFlow; write scalars, images, texts or histograms")
+
+        def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, float(value), step)
+
+        def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+            for name, value in images.items():
+                batch = np.asarray(value)
+                shown = np.repeat(batch, 3, axis=-1) if batch.shape[-1] == 1 else batch
+                self._writer.add_images(name, shown, step, dataformats="NHWC")
+
+        def write_videos(self, step: int, videos: Mapping[str, Any]) -> None:
+            for name, value in videos.items():
+                self._writer.add_video(name, np.moveaxis(np.asarray(value), -1, -3), step)
+
+        def write_audios(self, step: int, audios: Mapping[str, Any], *, sample_rate: int) -> None:
+            for name, value in audios.items():
+                self._writer.add_audio(name, np.asarray(value), step, sample_rate=sample_rate)
+
+        def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+            for name, value in texts.items():
+                self._writer.add_text(name, value, step)
+
+        def write_histograms(
+            self, step: int, arrays: Mapping[str, Any], num_buckets: Mapping[str, int] | None = None
+        ) -> None:
+            for name, value in arrays.items():
+                buckets = (num_buckets or {}).get(name, 64)
+                self._writer.add_histogram(name, np.asarray(value), step, bins=buckets)
+
+        def write_pointcloud(self, step: int, point_clouds: Any, **details: Any) -> None:
+            raise NotImplementedError("point clouds need TensorFlow; write scalars, images, texts or histograms")
+
+        def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+            self._writer.add_hparams(dict(hparams), {}, name=".", global_step=0)
+
+        def flush(self) -> None:
+            self._writer.flush()
+
+        def close(self) -> None:
+            self._writer.close()
+
+    return SummaryWriter

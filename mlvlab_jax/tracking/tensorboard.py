@@ -1,0 +1,65 @@
+"""TensorBoard event files through CLU's asynchronous writer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlvlab_jax.config.fields import configclass
+from mlvlab_jax.plugins import TRACKERS
+from mlvlab_jax.types import RunInfo
+
+
+@configclass
+class TensorBoardParams:
+    """Nothing to choose."""
+
+
+@TRACKERS.register("tensorboard", TensorBoardParams)
+def make_tensorboard(params: TensorBoardParams, *, workdir: Path) -> "TensorBoardTracker":
+    """Writes event files in the run folder."""
+    return TensorBoardTracker(workdir)
+
+
+class TensorBoardTracker:
+    """Scalars, images, histograms, hyper-parameters and the configuration's text."""
+
+    def __init__(self, logdir: Path) -> None:
+        self._logdir = logdir
+        self._writer: Any = None
+
+    def start(self, info: RunInfo) -> None:
+        """Opens an event file; on resume, TensorBoard forgets what earlier files say of later steps."""
+        from mlvlab_jax.tracking.clu_bridge import import_metric_writers
+
+        writers = import_metric_writers()
+        purge_step = info.first_step + 1 if info.first_step else None
+        self._writer = writers.AsyncWriter(writers.SummaryWriter(str(self._logdir), purge_step=purge_step))
+        if info.first_step == 0:
+            self._writer.write_hparams(info.hparams)
+            self._writer.write_texts(0, {name: f"```\n{text}\n```" for name, text in info.texts.items()})
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One curve a name."""
+        self._writer.write_scalars(step, dict(values))
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """One grid a name."""
+        self._writer.write_images(step, dict(values))
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """One distribution over time a name."""
+        self._writer.write_histograms(step, dict(values))
+
+    def progress(self, step: int, loss: float | None) -> None:
+        """Not kept here."""
+
+    def note(self, text: str) -> None:
+        """Not kept here."""
+
+    def finish(self) -> None:
+        """Waits for the writer and closes the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

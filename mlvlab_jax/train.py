@@ -1,0 +1,96 @@
+"""`python -m mlvlab_jax.train --config FILE`: train a model, or go on training it."""
+
+import argparse
+import datetime
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlvlab_jax.cli import add_config_arguments, print_config, run_command
+from mlvlab_jax.errors import PREEMPTED_EXIT_CODE
+
+if TYPE_CHECKING:
+    from mlvlab_jax.config.load import LoadedConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="mlvlab train", description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        help="run folder; one that holds a run goes on with it (default: experiments/runs/CONFIG-TIME)",
+    )
+    parsed = parser.parse_args(arguments)
+    loaded: list[LoadedConfig] = []
+    return run_command(lambda: _train(parsed, loaded), loaded=lambda: loaded[0] if loaded else None)
+
+
+def _train(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
+    if print_config(parsed):
+        return 0
+    from mlvlab_jax.config.load import load_config
+
+    loaded.append(load_config(parsed.config, parsed.overrides))
+    config, name = loaded[0].config, loaded[0].name
+    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    workdir = parsed.workdir or Path("experiments") / "runs" / f"{name}-{time}"
+    from mlvlab_jax.engine.folder import open_run_folder
+
+    with open_run_folder(workdir, config):
+        summary_path = workdir / "summary.json"
+        summary = json.loads(summary_path.read_text()) if summary_path.exists() else {"ended": "interrupted"}
+        if summary["ended"] == "interrupted":
+            summary = _run(config, workdir)
+    _print_summary(summary, workdir, name)
+    return PREEMPTED_EXIT_CODE if summary["ended"] == "interrupted" else 0
+
+
+def _run(config: Any, workdir: Path) -> dict[str, Any]:
+    from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
+    from mlvlab_jax.engine.loop import run
+    from mlvlab_jax.tracking.multi import make_tracker
+
+    if config.compile_cache:
+        enable_compile_cache(compile_cache_folder())
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        """First signal: stop after this step and save. Second: stop now."""
+        if asked:
+            sys.exit(128 + number)
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    tracker = make_tracker(config.tracking.trackers, workdir=workdir)
+    return run(config, workdir=workdir, tracker=tracker, stop_requested=lambda step: bool(asked)).summary
+
+
+def _print_summary(summary: dict[str, Any], workdir: Path, name: str) -> None:
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    seconds = summary["seconds"]
+    if summary["ended"] == "interrupted":
+        out.print(
+            f"interrupted at step {summary['steps']} and saved; the same command with --workdir {workdir} goes on"
+        )
+        return
+    best = summary["best"]
+    for split in ("validation", "test"):
+        shown = [f"{key.split('/')[1]} {value:.4f}" for key, value in best.items() if key.startswith(f"{split}/")]
+        if shown:
+            out.print(f"[bold]{name}[/bold]: {split} {'  '.join(shown)}  (step {best['step']} of {summary['steps']})")
+    spent = "  ".join(f"{phase} {value:.1f}" for phase, value in seconds.items() if phase != "total")
+    out.print(f"{summary['ended']} in {seconds['total']:.1f} s: {spent}")
+    out.print(f"run folder: {workdir}", soft_wrap=True)
+    out.print(f"curves:     {sys.executable} -m tensorboard.main --logdir {workdir}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
