@@ -76,7 +76,7 @@ class PluginTable:
         names = self.names()
         if name not in self._entries:
             raise ConfigError(
-                f"unknown {self.kind} {name!r}{did_you_mean(name, names)}; there are: {', '.join(names)}",
+                f"unknown {self.kind} {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})",
             )
         return self._entries[name]
 

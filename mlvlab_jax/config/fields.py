@@ -3,16 +3,17 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform, get_args
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.plugins import PluginTable, Spec, did_you_mean
 
 C = TypeVar("C")
+_PYDANTIC_KINDS = frozenset(get_args(core_schema.ErrorType))
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
@@ -69,14 +70,20 @@ class PluginField:
         if isinstance(value, Spec):
             return value
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise PydanticCustomError("plugin", "expected {{name: ..., params: {{...}}}}")
+            raise PydanticCustomError(
+                "plugin",
+                "expected {shape}, found {found}",
+                {"shape": "{name: ..., params: {...}}", "found": repr(value)},
+            )
         for key in value.keys() - {"name", "params"}:
             near = did_you_mean(key, [f.name for f in dataclasses.fields(self._entry(value["name"]).params)])
             hint = f"; {key!r} belongs under 'params'" if f"{key!r}" in near else ""
             raise PydanticCustomError("plugin", "unknown key '{key}'{hint}", {"key": key, "hint": hint})
         entry = self._entry(value["name"])
-        params = _adapter(entry.params).validate_json(json.dumps(value.get("params") or {}))
-        return Spec(entry.name, params)
+        try:
+            return Spec(entry.name, _adapter(entry.params).validate_json(json.dumps(value.get("params") or {})))
+        except ValidationError as error:
+            raise _below("params", error) from None
 
     def _entry(self, name: str) -> Any:
         try:
@@ -87,6 +94,16 @@ class PluginField:
     @staticmethod
     def _dump(spec: Spec) -> dict[str, Any]:
         return {"name": spec.name, "params": _adapter(type(spec.params)).dump_python(spec.params, mode="json")}
+
+
+def _below(key: str, error: ValidationError) -> ValidationError:
+    """The same findings, located under `key`; pydantic then adds the path of the field itself."""
+    details = []
+    for line in error.errors(include_url=False):
+        kind = line["type"] if line["type"] in _PYDANTIC_KINDS else PydanticCustomError(line["type"], line["msg"])
+        context = line.get("ctx", {})
+        details.append(InitErrorDetails(type=kind, loc=(key, *line["loc"]), input=line["input"], ctx=context))
+    return ValidationError.from_exception_data(error.title, details)
 
 
 def default_spec(table: PluginTable, name: str) -> Callable[[], Spec]:

@@ -1,6 +1,7 @@
 """Pydantic's findings in words a person can act on: file:line, path, what was found, what was expected, a near name."""
 
 import dataclasses
+import re
 import typing
 from typing import Any
 
@@ -28,6 +29,7 @@ _EXPECTED = {
 def describe(error: ValidationError, document: Document) -> str:
     """One line for each finding, in the order of the file."""
     found = [_line(detail, document) for detail in error.errors(include_url=False)]
+    found.sort(key=_line_number)
     return "\n".join(dict.fromkeys(found))
 
 
@@ -36,6 +38,11 @@ def _line(detail: ErrorDetails, document: Document) -> str:
     place = _place(path, document)
     prefix = f"{place}: " if place else ""
     return f"{prefix}{dotted(path) or 'configuration'}: {_text(detail, path, document)}"
+
+
+def _line_number(text: str) -> int:
+    found = re.match(r"[^ ]*:(\d+): ", text)
+    return int(found[1]) if found else 0
 
 
 def _place(path: KeyPath, document: Document) -> str:
@@ -48,8 +55,8 @@ def _text(detail: ErrorDetails, path: KeyPath, document: Document) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "unexpected_keyword_argument":
         known = _known_keys(path[:-1], document.tree)
-        listed = f"; known here: {', '.join(known)}" if known else ""
-        return f"unknown key{did_you_mean(str(path[-1]), known)}{listed}"
+        listed = ", ".join(known) or "nothing"
+        return f"unknown key{did_you_mean(str(path[-1]), known) or f'; known here: {listed}'}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return "is missing; add it"
     if kind in ("plugin", "plugin_name"):

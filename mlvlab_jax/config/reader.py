@@ -14,6 +14,7 @@ from mlvlab_jax.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 _MAX_VALUES = 10_000
+_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
 
 
 @dataclasses.dataclass
@@ -135,7 +136,9 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, place: str) -> Any:
         try:
-            return self._loader.construct_object(node)
+            if node.tag in _PLAIN_TAGS:
+                return self._loader.construct_object(node)
+            raise ValueError(node.tag)
         except (yaml.YAMLError, ValueError):
             self._errors.append(
                 f"{place}: {node.tag} {node.value!r} is not a plain value; write text, a number or a list"

@@ -12,9 +12,8 @@ from mlvlab_jax.config.schema import AugmentConfig, PipelineConfig
 
 def normalize(image: UInt8[Array, "b h w c"], config: PipelineConfig) -> Float[Array, "b h w c"]:
     """(image / 255 - mean) / std, float32."""
-    mean = jnp.asarray(config.mean, jnp.float32) * 255
-    scale = 1 / (jnp.asarray(config.std, jnp.float32) * 255)
-    return (image.astype(jnp.float32) - mean) * scale
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) * 255 for values in (config.mean, config.std))
+    return (image.astype(jnp.float32) - mean) * (1 / std)
 
 
 def augment(

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -51,10 +52,20 @@ def make_experiment(config: Config) -> Experiment:
     optimizer = make_optimizer(config.optimizer, config.schedule, config.training, horizon)
     with_ema = config.training.ema_decay is not None
     state, layout = create_state(model, optimizer, seed=config.seed, with_ema=with_ema, mesh=mesh)
+    _check_accumulation(config.training.accumulation_steps, state)
     evaluator = Evaluator(
         model, metrics, config.pipeline, layout=layout, mesh=mesh, batch_size=config.evaluation.batch_size
     )
     return Experiment(data, mesh, horizon, model, optimizer, state, layout, evaluator)
+
+
+def _check_accumulation(num_pieces: int, state: TrainState) -> None:
+    if num_pieces > 1 and jax.tree.leaves(state.variables.state):
+        raise ConfigError(
+            f"{num_pieces} pieces of a model with batch statistics would not equal the whole batch; expected 1, or a "
+            "model without batch normalisation (for cnn: model.params.norm: layer)",
+            path="training.accumulation_steps",
+        )
 
 
 def _check(config: Config, data: Data, metrics: list[Metric]) -> None:

@@ -214,7 +214,7 @@ class Trainer:
             self._store.save(self.state, self.progress.to_tree(), step=step, monitored=monitored)
 
     def _report(self, step: int, values: dict[str, float]) -> None:
-        self.progress = dataclasses.replace(self.progress, metrics=self.progress.metrics | values)
+        self.progress = dataclasses.replace(self.progress, metrics=self.progress.metrics | _measured(values))
         self._tracker.scalars(step, values)
 
     def _show_first_batch(self, batch: Tree) -> None:

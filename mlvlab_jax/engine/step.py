@@ -13,7 +13,6 @@ from mlvlab_jax.data.augment import augment, normalize
 from mlvlab_jax.engine.losses import cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import Optimizer
 from mlvlab_jax.types import Tree
@@ -76,12 +75,6 @@ def _accumulate(
         return loss, (state, {"loss_sum": loss, "num_correct": correct, "num_examples": count})
 
     num_pieces = training.accumulation_steps
-    if num_pieces > 1 and jax.tree.leaves(variables.state):
-        raise ConfigError(
-            f"accumulation_steps {num_pieces} with a model that has batch statistics would not equal the whole batch; "
-            "expected 1, or a model without batch normalisation (model.params.norm: layer)",
-            path="training.accumulation_steps",
-        )
 
     def of_piece(index: int) -> tuple[Tree, tuple[Tree, Scalars]]:
         piece = jax.tree.map(lambda x: x.reshape(-1, num_pieces, *x.shape[1:])[:, index], examples)

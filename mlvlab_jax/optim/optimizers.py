@@ -15,10 +15,13 @@ DEFAULT_DECAY_RULES = (("(bias|scale|cls|pos_embed)$", False), (".*", True))
 
 @configclass
 class _WeightDecay:
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Share of each decayed weight that is subtracted per unit of learning rate."""
-    decay_rules: tuple[tuple[str, bool], ...] = DEFAULT_DECAY_RULES
-    """[regular expression on the parameter's name, decay or not]; first match wins, every parameter must match."""
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Share of each decayed weight that is subtracted per unit of learning rate."
+    )
+    decay_rules: tuple[tuple[str, bool], ...] = Field(
+        default=DEFAULT_DECAY_RULES,
+        description="[regular expression on the parameter's name, decay or not]; first match wins, all must match.",
+    )
 
 
 @configclass
@@ -115,19 +118,19 @@ def muon(params: MuonParams, *, learning_rate: Any) -> Any:
         K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
         J. Liu et al., "Muon is Scalable for LLM Training", 2025 (the scaling).
     """
+    import optax
     from optax import contrib
 
-    return contrib.muon(
-        learning_rate,
+    direction = contrib.muon(
+        -1.0,  # its sign is turned back; the rate comes last, so that the decay below is scaled by it too
         beta=params.beta,
-        weight_decay=params.weight_decay,
-        weight_decay_mask=_decay_mask(params),
         adam_b1=params.b1,
         adam_b2=params.b2,
-        adam_weight_decay=params.weight_decay,
         muon_weight_dimension_numbers=_muon_dims,
         consistent_rms=0.2,
     )
+    decay = optax.add_decayed_weights(params.weight_decay, _decay_mask(params))
+    return optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate))
 
 
 def _decay_mask(params: _WeightDecay) -> Any:

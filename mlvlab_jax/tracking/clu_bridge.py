@@ -33,7 +33,10 @@ def _make_summary_writer(writers: Any) -> type:
         """CLU's MetricWriter interface on tensorboardX event files."""
 
         def __init__(self, logdir: str, *, purge_step: int | None = None) -> None:
-            self._writer = tensorboardX.SummaryWriter(logdir, purge_step=purge_step, flush_secs=10)
+            suffix = f".{purge_step or 0}"  # two files begun in the same second must not share a name
+            self._writer = tensorboardX.SummaryWriter(
+                logdir, purge_step=purge_step, flush_secs=10, filename_suffix=suffix
+            )
 
         def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
             raise NotImplementedError("raw summaries need TensorFlow; write scalars, images, texts or histograms")

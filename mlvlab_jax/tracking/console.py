@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.plugins import TRACKERS
@@ -26,17 +28,19 @@ class ConsoleParams:
 @TRACKERS.register("console", ConsoleParams, example={"interval_s": 0.0})
 def make_console(params: ConsoleParams, *, workdir: Path) -> "ConsoleTracker":
     """Writes to standard error, so that standard output stays for results."""
+    from rich.console import Console
+
     return ConsoleTracker(Console(stderr=True, highlight=False), interval_s=params.interval_s)
 
 
 class ConsoleTracker:
     """Progress with ETA, images/s and loss; a line at each evaluation."""
 
-    def __init__(self, console: Console, *, interval_s: float) -> None:
+    def __init__(self, console: "Console", *, interval_s: float) -> None:
         self._console = console
         self._interval_s = interval_s
         self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID
         self._speed = _Speed()
         self._info: RunInfo | None = None
         self._last_line = time.monotonic()
@@ -73,6 +77,8 @@ class ConsoleTracker:
             return
         if self._speed.restart_due():  # the first step compiles, and would spoil the mean
             self._speed.restart(step)
+            self._last_line = time.monotonic()
+            return
         if self._bar is not None:
             speed = self._speed.read(step) * self._info.batch_size
             self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", speed=f"{speed:,.0f}")
@@ -113,7 +119,9 @@ class _Speed:
         return (step - (self._step or 0)) / max(time.monotonic() - self._time, 1e-9)
 
 
-def _make_bar(console: Console) -> Progress:
+def _make_bar(console: "Console") -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),

@@ -47,7 +47,7 @@ def open_array_files(params: ArraysParams) -> OpenedData:
 
 def _read_npz(path: Path) -> dict[str, ArraySource]:
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             arrays = {key: file[key] for key in file.files}
     except (ValueError, zipfile.BadZipFile, OSError, AttributeError) as error:
         raise DataError(f"{path}: not an .npz of plain arrays ({error}); write it with numpy.savez") from None

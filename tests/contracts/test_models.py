@@ -1,0 +1,124 @@
+"""Every registered model, by its example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.models.nets.api import Model, Variables
+from mlvlab_jax.plugins import MODELS, Spec
+from mlvlab_jax.trees import compute_digest, named_leaves
+from mlvlab_jax.types import ImageSpec
+
+IMAGE = ImageSpec(16, 16, 3)
+KEY = jax.random.key(0)
+
+
+def build(name, dtype=jnp.float32, **changes):
+    entry = MODELS.entry(name)
+    params = params_from(entry.params, entry.example | changes)
+    model = MODELS.build(Spec(name, params), num_classes=5, image=IMAGE, dtype=dtype)
+    return Model(jax.jit(model.init), jax.jit(model.apply, static_argnums=3))
+
+
+def perturbed(model):
+    """Variables with no zeros left of initialisation, so that every path carries gradient."""
+    variables = model.init(KEY)
+    leaves, tree = jax.tree.flatten(variables.params)
+    keys = jax.random.split(KEY, len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return Variables(jax.tree.unflatten(tree, noisy), variables.state)
+
+
+def batch(count=4):
+    return jax.random.normal(jax.random.key(1), (count, *IMAGE))
+
+
+@pytest.fixture(params=MODELS.names())
+def name(request):
+    return request.param
+
+
+def test_init_is_deterministic_and_float32(name):
+    model = build(name, dtype=jnp.bfloat16)
+    assert compute_digest(model.init(KEY)) == compute_digest(model.init(KEY))
+    assert compute_digest(model.init(KEY)) != compute_digest(model.init(jax.random.key(1)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.init(KEY))} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_logits_are_float32_and_close_in_both_precisions(name, dtype):
+    variables = perturbed(build(name))
+    logits, state = build(name, dtype=dtype).apply(variables, batch(), KEY, False)
+    assert (logits.shape, logits.dtype) == ((4, 5), jnp.float32)
+    exact, _ = build(name).apply(variables, batch(), KEY, False)
+    assert jnp.abs(logits - exact).max() < 0.1 * jnp.abs(exact).max()
+    assert compute_digest(state) == compute_digest(variables.state)
+
+
+def test_gradients_reach_every_parameter(name):
+    model = build(name)
+    variables = perturbed(model)
+
+    def loss(params):
+        logits, _ = model.apply(Variables(params, variables.state), batch(), KEY, True)
+        return (logits * jnp.arange(20.0).reshape(4, 5)).sum()
+
+    for path, gradient in named_leaves(jax.jit(jax.grad(loss))(variables.params)):
+        assert jnp.abs(gradient).max() > 0, path
+
+
+def test_an_examples_logits_do_not_depend_on_its_neighbours_in_evaluation(name):
+    model = build(name)
+    variables = perturbed(model)
+    together, _ = model.apply(variables, batch(), KEY, False)
+    alone, _ = model.apply(variables, batch()[1:2], KEY, False)
+    np.testing.assert_allclose(together[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_training_differs_by_randomness_and_batch_statistics_only(name):
+    model = build(name)
+    variables = perturbed(model)
+    first, state = model.apply(variables, batch(), KEY, True)
+    again, _ = model.apply(variables, batch(), KEY, True)
+    np.testing.assert_array_equal(first, again)
+    assert jax.tree.structure(state) == jax.tree.structure(variables.state)
+    if variables.state:
+        assert compute_digest(state) != compute_digest(variables.state)
+    else:
+        assert state == {}
+
+
+def test_one_trace_serves_all_steps(name):
+    model = build(name)
+    traces = []
+
+    @jax.jit
+    def forward(variables, images, key):
+        traces.append(1)
+        return model.apply(variables, images, key, True)
+
+    variables = model.init(KEY)
+    for i in range(3):
+        _, state = forward(variables, batch(), jax.random.key(i))
+        variables = Variables(variables.params, state)
+    assert len(traces) == 1
+
+
+def test_an_nnx_model_works_through_the_same_pair():
+    from flax import nnx
+
+    def make(key):
+        return nnx.Linear(int(np.prod(IMAGE)), 5, rngs=nnx.Rngs(params=key))
+
+    graph, _ = nnx.split(make(KEY))
+
+    def apply(variables, image, key, train):
+        module = nnx.merge(graph, variables.params)
+        return module(image.reshape(image.shape[0], -1)), variables.state
+
+    model = Model(lambda key: Variables(nnx.split(make(key))[1], {}), apply)
+    logits, _ = jax.jit(lambda v, x: model.apply(v, x, KEY, False))(model.init(KEY), batch())
+    assert logits.shape == (4, 5)
+    assert compute_digest(model.init(KEY)) == compute_digest(model.init(KEY))

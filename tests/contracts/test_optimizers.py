@@ -1,0 +1,125 @@
+"""Every registered optimiser and schedule, by its example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.config.schema import EvaluationConfig, TrainingConfig
+from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.optim.chain import make_optimizer
+from mlvlab_jax.optim.horizon import Horizon
+from mlvlab_jax.plugins import OPTIMIZERS, SCHEDULES, Spec
+
+HORIZON = Horizon(num_steps=100, steps_per_epoch=10.0, eval_every_steps=10)
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "conv": {"kernel": jnp.asarray(RNG.normal(size=(3, 3, 2, 4)), jnp.float32)},
+    "dense": {"kernel": jnp.asarray(RNG.normal(size=(4, 6)), jnp.float32), "bias": jnp.ones(6)},
+    "head": {"kernel": jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32)},
+}
+
+
+def make(optimizer="adamw", schedule="constant", *, lr=0.2, clip=None, schedule_params=None, **params):
+    training = TrainingConfig(learning_rate=lr, gradient_clip_norm=clip)
+    return make_optimizer(
+        Spec(optimizer, params_from(OPTIMIZERS.entry(optimizer).params, params)),
+        Spec(schedule, params_from(SCHEDULES.entry(schedule).params, schedule_params or {})),
+        training,
+        HORIZON,
+    )
+
+
+def loss(params):
+    return sum((leaf**2).sum() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_optimisers_converge_without_changing_state_tree_or_recompiling(name):
+    tx = make(name, schedule="linear").tx
+    state, params, traces = tx.init(PARAMS), PARAMS, []
+
+    @jax.jit
+    def update(params, state):
+        traces.append(1)
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    before = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    for _ in range(100):
+        params, state = update(params, state)
+    assert loss(params) < 0.05 * loss(PARAMS)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == before
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_weight_decay_spares_biases_and_only_them(name):
+    tx = make(name, weight_decay=0.5).tx
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = tx.update(zero, tx.init(PARAMS), PARAMS)
+    assert jnp.abs(updates["dense"]["bias"]).max() == 0
+    for layer in ("conv", "dense", "head"):
+        assert (updates[layer]["kernel"] * PARAMS[layer]["kernel"]).max() < 0
+
+
+def test_a_parameter_no_decay_rule_covers_is_refused():
+    with pytest.raises(ConfigError, match="no rule matches parameter 'conv/kernel'"):
+        make(decay_rules=[["bias", False]]).tx.init(PARAMS)
+
+
+def test_clipping_bounds_the_gradient_the_rule_sees():
+    tx = make("sgd", lr=1.0, clip=1.0, momentum=0.0, nesterov=False).tx
+    updates, _ = tx.update(jax.tree.map(lambda x: 1e3 * x, PARAMS), tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-5)
+
+
+def factors(name, **params):
+    schedule = SCHEDULES.build(Spec(name, params_from(SCHEDULES.entry(name).params, params)), horizon=HORIZON)
+    return np.array([schedule.factor(jnp.int32(step)) for step in range(101)])
+
+
+@pytest.mark.parametrize("name", SCHEDULES.names())
+def test_schedules_stay_between_0_and_1_and_warm_up_linearly(name):
+    values = factors(name, warmup_epochs=2)
+    assert values.min() >= 0
+    assert values.max() <= 1.0
+    np.testing.assert_allclose(values[:20], np.arange(1, 21) / 20, rtol=1e-6)
+
+
+def test_schedules_against_hand_numbers():
+    steps = np.arange(101)
+    np.testing.assert_allclose(factors("constant"), 1)
+    np.testing.assert_allclose(factors("cosine"), 0.5 * (1 + np.cos(np.pi * steps / 100)), atol=1e-6)
+    np.testing.assert_allclose(factors("linear", final_factor=0.2), 1 - 0.8 * steps / 100, rtol=1e-5)
+    np.testing.assert_allclose(factors("wsd", decay_fraction=0.2), np.minimum(1, (100 - steps) / 20), atol=1e-6)
+    cooled = np.minimum(1, (100 - steps) / 10)
+    np.testing.assert_allclose(factors("rsqrt", timescale_epochs=1), (1 + steps / 10) ** -0.5 * cooled, atol=1e-6)
+
+
+def test_the_last_update_of_a_warmed_up_schedule_ends_near_zero():
+    for name in ("cosine", "linear", "wsd", "rsqrt"):
+        assert factors(name, warmup_epochs=2)[99] < 0.11, name
+        assert factors(name, warmup_epochs=2)[100] < 1e-6, name
+
+
+def test_plateau_lowers_the_rate_as_torch_documents_it():
+    # By hand: patience 2 and min_delta 0.1; losses 1.0 (best), 0.95 (no), 0.95 (no -> lowered), 0.5 (best), 0.5, 0.5 -> lowered.
+    optimizer = make("sgd", "plateau", lr=1.0, schedule_params={"patience": 2, "min_delta": 0.1, "reduction": 0.5})
+    state, rates = optimizer.tx.init(PARAMS), []
+    for value in (1.0, 0.95, 0.95, 0.5, 0.5, 0.5):
+        state = optimizer.observe(state, jnp.float32(value))
+        rates.append(float(optimizer.learning_rate(0, state)))
+    assert rates == [1.0, 1.0, 0.5, 0.5, 0.5, 0.25]
+    zero_momentum = make("sgd", "plateau", lr=1.0, momentum=0.0, nesterov=False)
+    updates, _ = zero_momentum.tx.update(PARAMS, (*zero_momentum.tx.init(PARAMS)[:-1], state[-1]), PARAMS)
+    np.testing.assert_allclose(updates["dense"]["bias"], -0.25)
+
+
+def test_epochs_become_steps_in_one_place():
+    training = TrainingConfig(batch_size=32, num_epochs=2.5)
+    horizon = Horizon.of(training, EvaluationConfig(every_epochs=0.5), 100)
+    assert (horizon.num_steps, horizon.eval_every_steps, horizon.steps(1.0)) == (8, 2, 3)
+    assert [step for step in range(1, 9) if horizon.eval_due(step)] == [2, 4, 6, 8]

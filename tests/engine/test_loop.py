@@ -1,0 +1,181 @@
+"""The whole loop in one process: resume, early stopping, plateau, evaluation, what is written down."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.experiment import make_experiment
+from mlvlab_jax.engine.loop import run
+from mlvlab_jax.errors import CheckpointError, ConfigError, NonFiniteError
+from mlvlab_jax.trees import compute_digest
+from tests.conftest import RecordingTracker, tiny_config
+from tests.engine.test_step import MODELS
+
+SMALL_DATA = {"name": "digits"}
+
+
+def training_records(tracker):
+    timing = ("images_per_second",)
+    return [(step, {k: v for k, v in values.items() if k not in timing}) for step, values in tracker.records]
+
+
+@pytest.mark.parametrize("model", ["cnn", "vit"])
+@pytest.mark.parametrize("stop_at", [4, 10])
+def test_stop_and_go_on_equals_running_through_bitwise(model, stop_at, tmp_path):
+    # Dropout, augmentation, EMA, plateau and early stopping are on; 4 falls inside a logging window, 10 after an eval.
+    config = tiny_config(
+        model=MODELS[model],
+        schedule={"name": "plateau", "params": {"patience": 1, "min_delta": 0.5}},
+        training={"ema_decay": 0.9, "early_stopping": {"patience": 9, "monitor": "accuracy", "mode": "max"}},
+    )
+    through = RecordingTracker()
+    whole = run(config, workdir=tmp_path / "whole", tracker=through)
+    assert whole.ended == "finished"
+    before, after = RecordingTracker(), RecordingTracker()
+    stopped = run(config, workdir=tmp_path / "cut", tracker=before, stop_requested=lambda step: step == stop_at)
+    assert (stopped.ended, stopped.progress.step, before.finished) == ("interrupted", stop_at, 1)
+    resumed = run(config, workdir=tmp_path / "cut", tracker=after)
+    assert after.info.first_step == stop_at
+    assert compute_digest(resumed.state) == compute_digest(whole.state)
+    assert resumed.progress == whole.progress
+    assert resumed.summary["best"] == whole.summary["best"]
+    assert training_records(before) + training_records(after) == training_records(through)
+
+
+def test_a_checkpoint_is_the_state_at_its_step_though_training_went_on(tmp_path):
+    config = tiny_config(checkpoint={"every_steps": 7, "keep_last": 9})
+    through = run(config, workdir=tmp_path / "a", tracker=RecordingTracker())
+    cut = run(config, workdir=tmp_path / "b", tracker=RecordingTracker(), stop_requested=lambda step: step == 7)
+    experiment = make_experiment(config)
+    with CheckpointStore(tmp_path / "a" / "checkpoints", config.checkpoint, mode="min") as store:
+        assert 7 in store.steps()
+        state, progress = store.restore(7, experiment.state, experiment.layout)
+        last, _ = store.restore(18, experiment.state, experiment.layout)
+        with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are"):
+            store.resolve(3)
+    assert compute_digest(state) == compute_digest(cut.state)
+    assert progress["step"] == 7
+    assert compute_digest(last) == compute_digest(through.state)
+
+
+def test_a_run_restores_on_another_mesh(tmp_path):
+    config = tiny_config(model=MODELS["vit"])
+    saved = run(config, workdir=tmp_path, tracker=RecordingTracker(), stop_requested=lambda step: step == 3)
+    other = make_experiment(tiny_config(model=MODELS["vit"], mesh={"data": 2, "fsdp": 2, "tensor": 2}))
+    with CheckpointStore(tmp_path / "checkpoints", config.checkpoint, mode="min") as store:
+        state, _ = store.restore(3, other.state, other.layout)
+    assert compute_digest(state) == compute_digest(saved.state)
+    assert state.step.sharding.mesh.shape["tensor"] == 2
+
+
+def test_best_and_last_are_kept_and_the_test_is_of_the_best(tmp_path, tracker):
+    config = tiny_config(training={"num_epochs": 6, "early_stopping": {"monitor": "accuracy", "mode": "max"}})
+    result = run(config, workdir=tmp_path, tracker=tracker)
+    measured = {
+        step: values["validation/accuracy"] for step, values in tracker.records if "validation/accuracy" in values
+    }
+    best_step = max(measured, key=lambda step: (measured[step], -step))
+    assert result.summary["best"]["step"] == best_step
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
+    assert kept == sorted({best_step, result.progress.step})
+    experiment = make_experiment(config)
+    with CheckpointStore(tmp_path / "checkpoints", config.checkpoint, mode="max") as store:
+        state, _ = store.restore(best_step, experiment.state, experiment.layout)
+    tested = experiment.evaluator(state.evaluated, experiment.data.splits["test"])
+    assert result.summary["best"]["test/accuracy"] == tested["accuracy"]
+
+
+def test_evaluation_equals_numpy_on_all_examples(tmp_path):
+    experiment = make_experiment(
+        tiny_config(evaluation={"batch_size": 8, "metrics": [{"name": "loss"}, {"name": "accuracy"}]})
+    )
+    split = experiment.data.splits["test"]
+    image, label = split.source.fetch(split.ids)
+    variables = experiment.state.variables
+    logits, _ = experiment.model.apply(variables, jnp.asarray((image / 255.0 - 0.5) / 0.5), jax.random.key(0), False)
+    logits = np.asarray(logits, np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    measured = experiment.evaluator(variables, split)
+    np.testing.assert_allclose(measured["loss"], -log_p[np.arange(20), label].mean(), rtol=1e-5)
+    assert measured["accuracy"] == pytest.approx((logits.argmax(1) == label).mean(), abs=1e-9)
+
+
+def test_patience_ends_the_run_and_a_second_start_does_not_go_on(tmp_path):
+    config = tiny_config(training={"num_epochs": 50, "early_stopping": {"patience": 2, "min_delta": 100.0}})
+    result = run(config, workdir=tmp_path, tracker=RecordingTracker())
+    assert result.ended == "stopped early"
+    assert result.progress.stopping.num_without_improvement == 2
+    again = run(config, workdir=tmp_path, tracker=RecordingTracker())
+    assert (again.ended, again.progress.step) == ("stopped early", result.progress.step)
+
+
+def test_a_lost_loss_ends_the_run_and_is_never_saved(tmp_path, tracker):
+    config = tiny_config(training={"learning_rate": 1e30}, optimizer={"name": "sgd"})
+    with pytest.raises(NonFiniteError, match=r"step \d+: (loss_sum|grad_norm) is (nan|inf).*learning_rate"):
+        run(config, workdir=tmp_path, tracker=tracker)
+    assert tracker.finished == 1
+    with CheckpointStore(tmp_path / "checkpoints", config.checkpoint, mode="min") as store:
+        assert store.steps() == []
+
+
+def test_the_tracker_is_told_everything(tmp_path, tracker):
+    config = tiny_config(tracking={"param_histograms": True})
+    result = run(config, workdir=tmp_path, tracker=tracker)
+    assert tracker.info.num_steps == 18
+    assert tracker.info.hparams["training.batch_size"] == 16
+    assert "stage0_0/kernel" in tracker.info.texts["parameters"]
+    assert tracker.shown["train/first_batch"].shape == (16, 8, 8, 1)
+    assert "params/head/kernel" in tracker.shown
+    train_steps = [step for step, values in tracker.records if "train/loss" in values]
+    assert train_steps == [3, 6, 9, 12, 15, 18]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["seed"] == 0
+    assert manifest["data"]["origin"] == "synthetic"
+    assert len(manifest["sessions"][0]["devices"]) == 8
+    assert manifest["sessions"][0]["versions"]["jax"] == jax.__version__
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(result.summary))
+    seconds = summary["seconds"]
+    assert seconds["total"] == pytest.approx(sum(v for k, v in seconds.items() if k != "total"), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "path"),
+    [
+        (
+            {"training": {"batch_size": 12}},
+            "12 examples cannot be spread evenly .* 8 or 16 fits",
+            "training.batch_size",
+        ),
+        ({"mesh": {"data": 3}}, "does not make 8 devices", "mesh"),
+        ({"mesh": {"data": -1, "fsdp": 16}}, "does not make 8 devices", "mesh"),
+        (
+            {"training": {"early_stopping": {"monitor": "f1"}}},
+            "'f1' is not measured",
+            "training.early_stopping.monitor",
+        ),
+        ({"pipeline": {"mean": [0.1, 0.2]}}, "2 values for images of 1 channels", "pipeline.mean"),
+        (
+            {"pipeline": {"validation_fraction": 0.0}, "training": {"early_stopping": {"patience": 1}}},
+            "need a validation split",
+            "pipeline.validation_fraction",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_is_written(changes, expected, path, tmp_path):
+    with pytest.raises(ConfigError, match=expected) as caught:
+        run(tiny_config(**changes), workdir=tmp_path / "new", tracker=RecordingTracker())
+    assert caught.value.path == path
+    assert not Path(tmp_path / "new").exists()
+
+
+def test_without_validation_the_last_state_is_the_best(tmp_path):
+    config = tiny_config(pipeline={"validation_fraction": 0.0}, training={"num_epochs": 1})
+    result = run(config, workdir=tmp_path, tracker=RecordingTracker())
+    assert result.summary["best"]["step"] == result.progress.step
+    assert "test/accuracy" in result.summary["best"]

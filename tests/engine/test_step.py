@@ -1,0 +1,128 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+
+from mlvlab_jax.data.stream import train_stream
+from mlvlab_jax.engine.experiment import make_experiment
+from mlvlab_jax.engine.losses import cross_entropy
+from mlvlab_jax.engine.step import compile_train_step, make_train_step
+from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.trees import compute_digest
+from tests.conftest import tiny_config
+
+VIT = {"name": "vision_transformer", "params": {"hidden_size": 16, "num_heads": 4, "num_layers": 2, "patch_size": 4}}
+MODELS = {
+    "cnn": {"name": "cnn", "params": {"widths": [8, 16], "dropout": 0.2}},
+    "batch_norm": {"name": "cnn", "params": {"widths": [8, 16], "norm": "batch"}},
+    "vit": {**VIT, "params": VIT["params"] | {"dropout": 0.1, "stochastic_depth": 0.1}},
+}
+
+
+def train(config, num_steps, *, jit=True):
+    """State and losses after some steps."""
+    experiment = make_experiment(config)
+    step = make_train_step(experiment.model, experiment.optimizer, config.training, config.pipeline)
+    if jit:
+        step = compile_train_step(step, experiment.layout, experiment.mesh)
+    state, losses = experiment.state, []
+    for batch in train_stream(
+        experiment.data.train, batch_size=config.training.batch_size, num_steps=num_steps, seed=config.seed
+    ):
+        state, scalars = step(state, jax.tree.map(jnp.asarray, batch))
+        losses.append(float(scalars["loss_sum"] / scalars["num_examples"]))
+    return state, losses
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
+def test_one_device_equals_eight(model, mesh, monkeypatch):
+    shape = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
+    # SGD: Adam divides gradients that are zero but for rounding (a key's bias) by their own size.
+    changes = {"model": MODELS[model], "training": {"ema_decay": 0.9, "gradient_clip_norm": 1.0}}
+    changes |= {"optimizer": {"name": "sgd"}}
+    spread, losses = train(tiny_config(**changes, mesh=shape), 5)
+    monkeypatch.setattr("mlvlab_jax.engine.mesh.jax.device_count", lambda: 1)
+    monkeypatch.setattr("mlvlab_jax.engine.mesh.jax.make_mesh", _single_device_mesh)
+    whole, expected = train(tiny_config(**changes, mesh={"data": 1}), 5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(spread.variables), jax.tree.leaves(whole.variables), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    if mesh[1] > 1 and model == "vit":
+        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(spread.opt_state))
+
+
+def _single_device_mesh(shape, names, axis_types):
+    return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(shape), names, axis_types=axis_types)
+
+
+def test_jit_equals_eager():
+    state, losses = train(tiny_config(), 2)
+    eager, expected = train(tiny_config(), 2, jit=False)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state.variables), jax.tree.leaves(eager.variables), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_two_runs_are_bitwise_equal_and_another_seed_is_not():
+    digests = [compute_digest(train(tiny_config(seed=seed), 3)[0]) for seed in (0, 0, 1)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_accumulated_pieces_equal_the_whole_batch():
+    model = {"name": "cnn", "params": {"widths": [8], "dropout": 0.0}}
+    whole, expected = train(tiny_config(model=model), 3)
+    pieces, losses = train(tiny_config(model=model, training={"accumulation_steps": 2}), 3)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(pieces.variables), jax.tree.leaves(whole.variables), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_accumulation_with_batch_statistics_is_refused():
+    config = tiny_config(model=MODELS["batch_norm"], training={"accumulation_steps": 2})
+    with pytest.raises(ConfigError, match="batch statistics"):
+        train(config, 1)
+
+
+def test_ema_is_the_documented_average():
+    config = tiny_config(training={"ema_decay": 0.5})
+    experiment = make_experiment(config)
+    step = jax.jit(make_train_step(experiment.model, experiment.optimizer, config.training, config.pipeline))
+    state, average = experiment.state, experiment.state.variables.params
+    for i, batch in enumerate(train_stream(experiment.data.train, batch_size=16, num_steps=12, seed=0)):
+        state, _ = step(state, jax.tree.map(jnp.asarray, batch))
+        kept = min(0.5, (1 + i) / (10 + i))
+        average = jax.tree.map(lambda a, p, k=kept: k * a + (1 - k) * p, average, state.variables.params)
+    for a, b in zip(jax.tree.leaves(state.ema.params), jax.tree.leaves(average), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert state.evaluated is state.ema
+    assert dataclasses.replace(state, ema=None).evaluated is state.variables
+
+
+def test_cross_entropy_by_hand_and_by_finite_differences():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    label, mask = jnp.array([0, 1, 2, 0]), jnp.array([1.0, 1.0, 1.0, 0.0])
+    for smoothing in (0.0, 0.1):
+        target = optax.smooth_labels(jax.nn.one_hot(label, 3), smoothing)
+        expected = -(np.asarray(target) * np.asarray(jax.nn.log_softmax(logits))).sum(1)[:3].sum()
+        total, count = cross_entropy(logits, label, mask, smoothing=smoothing)
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        assert count == 3
+        check_grads(
+            lambda x, s=smoothing: cross_entropy(jnp.asarray(x), label, mask, smoothing=s)[0],
+            (logits,),
+            order=1,
+            modes=["rev"],
+        )
+
+
+def test_bfloat16_keeps_float32_weights_and_learns():
+    plain = {"augment": {"crop_padding": 0, "horizontal_flip": False}}
+    model = {"params": {"dropout": 0.0}}
+    state, losses = train(tiny_config(training={"precision": "bfloat16"}, pipeline=plain, model=model), 18)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.variables)} == {jnp.dtype("float32")}
+    assert np.mean(losses[-3:]) < 0.9 * losses[0]

@@ -1,0 +1,94 @@
+"""Parameter counts against published numbers; pieces of the networks against plain definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.models.nets.layers import StochasticDepth, to_patches
+from mlvlab_jax.models.nets.vit import sincos_positions
+from mlvlab_jax.plugins import MODELS, Spec
+from mlvlab_jax.trees import count_elements
+from mlvlab_jax.types import ImageSpec
+
+IMAGENET = ImageSpec(224, 224, 3)
+
+
+def build(name, image=IMAGENET, num_classes=1000, **params):
+    spec = Spec(name, params_from(MODELS.entry(name).params, params))
+    return MODELS.build(spec, num_classes=num_classes, image=image, dtype=jnp.float32)
+
+
+# Counts of timm and torchvision at 224 pixels and 1,000 classes.
+PUBLISHED = [
+    ("resnet", {"depth": 18}, 11_689_512),
+    ("resnet", {"depth": 34}, 21_797_672),
+    ("resnet", {"depth": 50}, 25_557_032),
+    ("vision_transformer", {"variant": "Ti"}, 5_717_416),
+    ("vision_transformer", {"variant": "S"}, 22_050_664),
+    ("vision_transformer", {"variant": "B"}, 86_567_656),
+    ("vision_transformer", {"variant": "L"}, 304_326_632),
+    ("vision_transformer", {"variant": "H", "patch_size": 14}, 632_045_800),
+]
+_CLS_POSITION = {"Ti": 192, "S": 384, "B": 768, "L": 1024, "H": 1280}
+
+
+@pytest.mark.parametrize(("name", "params", "published"), PUBLISHED)
+def test_parameter_counts_are_the_published_ones(name, params, published):
+    variables = jax.eval_shape(build(name, **params).init, jax.random.key(0))
+    # The class token has no position of its own here: it would be added to a token that is itself free.
+    absorbed = _CLS_POSITION.get(params.get("variant"), 0)
+    assert count_elements(variables.params) == published - absorbed
+
+
+def test_patches_and_product_equal_a_strided_convolution():
+    image = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
+    kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
+    expected = jax.lax.conv_general_dilated(image, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(to_patches(image, 4) @ kernel.reshape(-1, 5), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sincos_positions_are_distinct_and_bounded():
+    table = sincos_positions(3, 5, 16)[0]
+    assert table.shape == (15, 16)
+    assert np.abs(table).max() <= 1
+    assert len(np.unique(table.round(5), axis=0)) == 15
+
+
+def test_stochastic_depth_keeps_the_mean_and_drops_whole_examples():
+    branch = jnp.ones((4000, 3, 2))
+    out = StochasticDepth(0.25).apply({}, branch, True, rngs={"dropout": jax.random.key(0)})
+    per_example = np.asarray(out).reshape(4000, -1)
+    assert (per_example == per_example[:, :1]).all()
+    assert set(np.unique(per_example)) == {0.0, np.float32(1 / 0.75)}
+    assert abs(per_example.mean() - 1) < 0.03
+    np.testing.assert_array_equal(StochasticDepth(0.25).apply({}, branch, False), branch)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(8, 2), (28, 7), (32, 8), (48, 12), (64, 16), (224, 16)])
+def test_auto_patch_leaves_at_least_four_by_four(side, patch):
+    model = build("vision_transformer", ImageSpec(side, side, 1), variant="Ti", num_layers=1)
+    params = jax.eval_shape(model.init, jax.random.key(0)).params
+    assert params["patch_embed"]["kernel"].shape[0] == patch * patch
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "params", "expected"),
+    [
+        (
+            "vision_transformer",
+            (8, 8, 1),
+            {"patch_size": 16},
+            "the 8 x 8 image is smaller than the patch of 16 .* 8 fits",
+        ),
+        ("vision_transformer", (28, 28, 1), {"patch_size": 16}, "not a multiple of the patch of 16 pixels.* 14 fits"),
+        ("cnn", (9, 9, 1), {"patch_size": 2}, "not a multiple of the patch of 2 pixels"),
+        ("cnn", (4, 4, 1), {"widths": [4] * 4}, "4 stages halve a 4 x 4 image to nothing"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(name, image, params, expected):
+    with pytest.raises(ConfigError, match=expected) as caught:
+        build(name, ImageSpec(*image), **params)
+    assert caught.value.path.startswith("model.params.")

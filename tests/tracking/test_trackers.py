@@ -1,0 +1,112 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mlvlab_jax.tracking.console import ConsoleTracker
+from mlvlab_jax.tracking.jsonl import JsonlTracker
+from mlvlab_jax.tracking.multi import MultiTracker
+from mlvlab_jax.tracking.tensorboard import TensorBoardTracker
+from mlvlab_jax.types import RunInfo
+
+
+def info(first_step=0):
+    return RunInfo(10, first_step, 4, 1234, {"training.batch_size": 4}, {"config": "seed: 0", "parameters": "a table"})
+
+
+def test_jsonl_drops_what_a_resumed_run_writes_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.start(info())
+    for step in (2, 4, 6):
+        tracker.scalars(step, {"train/loss": step / 10})
+    tracker.scalars(2, {"test/accuracy": 0.5})
+    tracker.finish()
+    with path.open("a") as file:
+        file.write('{"step": 8, "tra')  # cut off by a crash
+    tracker = JsonlTracker(path)
+    tracker.start(info(first_step=4))
+    tracker.scalars(6, {"train/loss": 0.6})
+    tracker.finish()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 6]
+
+
+def test_tensorboard_reads_back_what_was_written_and_forgets_later_steps_after_a_resume(tmp_path):
+    for first_step, steps in ((0, (2, 4, 6)), (4, (6, 8))):
+        tracker = TensorBoardTracker(tmp_path)
+        tracker.start(info(first_step))
+        for step in steps:
+            tracker.scalars(step, {"train/loss": step / 10 + first_step})
+        tracker.images(1, {"first_batch": np.full((3, 4, 4, 1), 7, np.uint8)})
+        tracker.histograms(2, {"params/w": np.arange(9.0)})
+        tracker.finish()
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "scalars": 0, "histograms": 0, "tensors": 0})
+    events.Reload()
+    assert [(e.step, pytest.approx(e.value)) for e in events.Scalars("train/loss")] == [
+        (2, 0.2),
+        (4, 0.4),
+        (6, 4.6),
+        (8, 4.8),
+    ]
+    tags = events.Tags()
+    assert "first_batch" in tags["images"]
+    assert "params/w" in tags["histograms"]
+    assert "config/text_summary" in tags["tensors"]
+
+
+def plain(interval_s=0.0, **kwargs):
+    out = io.StringIO()
+    return ConsoleTracker(Console(file=out, width=100, highlight=False, **kwargs), interval_s=interval_s), out
+
+
+def test_the_console_prints_plain_lines_where_there_is_no_terminal():
+    tracker, out = plain()
+    tracker.start(info())
+    for step in range(1, 4):
+        tracker.progress(step, 1.0 / step)
+    tracker.scalars(3, {"train/loss": 0.5, "validation/accuracy": 0.75})
+    tracker.finish()
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["a table", "1,234 parameters; 10 steps of 4"]
+    assert [line.split("  ")[:2] for line in lines[2:4]] == [["step 2/10", "loss 0.5000"], ["step 3/10", "loss 0.3333"]]
+    assert all("images/s  ETA" in line for line in lines[2:4])
+    assert lines[4] == "step      3  validation/accuracy 0.7500"
+
+
+def test_the_console_waits_between_plain_lines():
+    tracker, out = plain(interval_s=1000)
+    tracker.start(info())
+    for step in range(1, 9):
+        tracker.progress(step, 1.0)
+    tracker.finish()
+    assert "step" not in out.getvalue().split("steps of 4")[1]
+
+
+def test_the_console_shows_a_bar_on_a_terminal():
+    tracker, out = plain(force_terminal=True)
+    tracker.start(info(first_step=4))
+    tracker.progress(5, 0.25)
+    tracker.progress(6, 0.125)
+    tracker.finish()
+    text = out.getvalue()
+    assert "going on after step 4" in text
+    assert "6/10" in text
+    assert "loss 0.1250" in text
+    assert "images/s" in text
+
+
+def test_a_tracker_that_fails_is_named_once_and_left_out(tracker):
+    class Broken:
+        def __getattr__(self, name):
+            raise OSError("disk full")
+
+    both = MultiTracker([("broken", Broken()), ("good", tracker)])
+    notes = []
+    tracker.note = notes.append
+    both.start(info())
+    both.scalars(1, {"a": 1.0})
+    assert notes == ["tracker 'broken' failed and is left out from here on: OSError: disk full"]
+    assert tracker.records == [(1, {"a": 1.0})]
