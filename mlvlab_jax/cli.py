@@ -80,3 +80,7 @@ def _with_place(error: MlvlabError, loaded: "LoadedConfig | None") -> str:
         return str(error)
     place = loaded.locate(error.path) if loaded else ""
     return f"{place + ': ' if place else ''}{error.path}: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

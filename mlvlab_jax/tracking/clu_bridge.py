@@ -1,7 +1,7 @@
 """CLU's metric writers without TensorFlow.
 
-`clu.metric_writers` imports TensorFlow for its own SummaryWriter. Putting this module's in its place before the first
-import of CLU leaves all of CLU usable, with event files written by tensorboardX.
+`clu.metric_writers` imports TensorFlow for its own SummaryWriter. Putting a module with ours in its place before the
+first import of CLU leaves all of CLU usable, with event files written by tensorboardX.
 """
 
 import importlib
@@ -16,70 +16,79 @@ _REPLACED = "clu.metric_writers.summary_writer"
 
 
 def import_metric_writers() -> Any:
-    """The package `clu.metric_writers`, whose SummaryWriter writes through tensorboardX."""
+    """The package `clu.metric_writers`, whose SummaryWriter is the one below."""
     if _REPLACED not in sys.modules:
         stand_in: Any = types.ModuleType(_REPLACED)
+        stand_in.SummaryWriter = SummaryWriter
         sys.modules[_REPLACED] = stand_in
-        stand_in.SummaryWriter = None  # CLU re-exports the name while it is imported
-        writers: Any = importlib.import_module("clu.metric_writers")
-        stand_in.SummaryWriter = writers.SummaryWriter = _make_summary_writer(writers)
+        importlib.import_module("clu.metric_writers").MetricWriter.register(SummaryWriter)
     return importlib.import_module("clu.metric_writers")
 
 
-def _make_summary_writer(writers: Any) -> type:
-    import tensorboardX
+class SummaryWriter:
+    """CLU's MetricWriter interface on tensorboardX event files.
 
-    class SummaryWriter(writers.MetricWriter):
-        """CLU's MetricWriter interface on tensorboardX event files."""
+    Args:
+        logdir: Folder of the event files.
+        purge_step: TensorBoard is to forget what earlier files say of this step and later ones; None for none.
+    """
 
-        def __init__(self, logdir: str, *, purge_step: int | None = None) -> None:
-            suffix = f".{purge_step or 0}"  # two files begun in the same second must not share a name
-            self._writer = tensorboardX.SummaryWriter(
-                logdir, purge_step=purge_step, flush_secs=10, filename_suffix=suffix
-            )
+    def __init__(self, logdir: str, *, purge_step: int | None = None) -> None:
+        import tensorboardX
 
-        def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
-            raise NotImplementedError("raw summaries need TensorFlow; write scalars, images, texts or histograms")
+        suffix = f".{purge_step or 0}"  # two files begun in the same second must not share a name
+        self._writer = tensorboardX.SummaryWriter(logdir, purge_step=purge_step, flush_secs=10, filename_suffix=suffix)
 
-        def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, float(value), step)
+    def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
+        """Not supported: raw summaries are TensorFlow's."""
+        raise NotImplementedError("raw summaries need TensorFlow; write scalars, images, texts or histograms")
 
-        def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-            for name, value in images.items():
-                batch = np.asarray(value)
-                shown = np.repeat(batch, 3, axis=-1) if batch.shape[-1] == 1 else batch
-                self._writer.add_images(name, shown, step, dataformats="NHWC")
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """One point on each curve."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, float(value), step)
 
-        def write_videos(self, step: int, videos: Mapping[str, Any]) -> None:
-            for name, value in videos.items():
-                self._writer.add_video(name, np.moveaxis(np.asarray(value), -1, -3), step)
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Images (n h w c) as a grid each; one channel is shown as grey."""
+        for name, value in images.items():
+            batch = np.asarray(value)
+            shown = np.repeat(batch, 3, axis=-1) if batch.shape[-1] == 1 else batch
+            self._writer.add_images(name, shown, step, dataformats="NHWC")
 
-        def write_audios(self, step: int, audios: Mapping[str, Any], *, sample_rate: int) -> None:
-            for name, value in audios.items():
-                self._writer.add_audio(name, np.asarray(value), step, sample_rate=sample_rate)
+    def write_videos(self, step: int, videos: Mapping[str, Any]) -> None:
+        """Videos (n t h w c)."""
+        for name, value in videos.items():
+            self._writer.add_video(name, np.moveaxis(np.asarray(value), -1, -3), step)
 
-        def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-            for name, value in texts.items():
-                self._writer.add_text(name, value, step)
+    def write_audios(self, step: int, audios: Mapping[str, Any], *, sample_rate: int) -> None:
+        """Sounds (n t c), sample_rate in Hz."""
+        for name, value in audios.items():
+            self._writer.add_audio(name, np.asarray(value), step, sample_rate=sample_rate)
 
-        def write_histograms(
-            self, step: int, arrays: Mapping[str, Any], num_buckets: Mapping[str, int] | None = None
-        ) -> None:
-            for name, value in arrays.items():
-                buckets = (num_buckets or {}).get(name, 64)
-                self._writer.add_histogram(name, np.asarray(value), step, bins=buckets)
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Markdown."""
+        for name, value in texts.items():
+            self._writer.add_text(name, value, step)
 
-        def write_pointcloud(self, step: int, point_clouds: Any, **details: Any) -> None:
-            raise NotImplementedError("point clouds need TensorFlow; write scalars, images, texts or histograms")
+    def write_histograms(
+        self, step: int, arrays: Mapping[str, Any], num_buckets: Mapping[str, int] | None = None
+    ) -> None:
+        """Distributions, in 64 buckets unless told otherwise."""
+        for name, value in arrays.items():
+            self._writer.add_histogram(name, np.asarray(value), step, bins=(num_buckets or {}).get(name, 64))
 
-        def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-            self._writer.add_hparams(dict(hparams), {}, name=".", global_step=0)
+    def write_pointcloud(self, step: int, point_clouds: Any, **details: Any) -> None:
+        """Not supported: point clouds are a TensorFlow plugin's."""
+        raise NotImplementedError("point clouds need TensorFlow; write scalars, images, texts or histograms")
 
-        def flush(self) -> None:
-            self._writer.flush()
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """The table of hyper-parameters."""
+        self._writer.add_hparams(dict(hparams), {}, name=".", global_step=0)
 
-        def close(self) -> None:
-            self._writer.close()
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self._writer.flush()
 
-    return SummaryWriter
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()

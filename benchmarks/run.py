@@ -1,0 +1,55 @@
+"""`make bench`: runs every benchmark in a process of its own and writes benchmarks/results/NAME.json.
+
+Each result holds the machine, the versions, the command and all repeats; ratios are of medians from alternating order
+(A B B A), measured in one process.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BENCHMARKS = ("trainer_overhead", "startup")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+
+
+def describe_machine() -> dict[str, object]:
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    return {
+        "cpu": cpu,
+        "num_cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in VERSIONS},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=BENCHMARKS, help=f"which of {', '.join(BENCHMARKS)}; default all")
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    for name in parser.parse_args().names:
+        command = [sys.executable, str(HERE / f"{name}.py")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parent)
+        measured = json.loads(done.stdout.splitlines()[-1])
+        report = {"command": f"python benchmarks/run.py {name}", **describe_machine(), **measured}
+        (results / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        print(json.dumps(measured["summary"], indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
