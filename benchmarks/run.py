@@ -43,7 +43,9 @@ def main() -> int:
     results.mkdir(exist_ok=True)
     for name in parser.parse_args().names:
         command = [sys.executable, str(HERE / f"{name}.py")]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parent)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, cwd=HERE.parent
+        )
         measured = json.loads(done.stdout.splitlines()[-1])
         report = {"command": f"python benchmarks/run.py {name}", **describe_machine(), **measured}
         (results / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")

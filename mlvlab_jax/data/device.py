@@ -10,6 +10,8 @@ from mlvlab_jax.types import HostBatch, Tree
 
 def to_device(batch: HostBatch, sharding: NamedSharding) -> Tree:
     """This process's rows as one global array a field, without a host copy of the whole batch."""
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), dict(batch))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from mlvlab_jax.data.source import Source
+from mlvlab_jax.data.source import ArraySource, Source
 from mlvlab_jax.types import HostBatch
 
 
@@ -111,7 +111,7 @@ def train_stream(
     num_threads: int = 2,
     prefetch_batches: int = 4,
 ) -> Iterator[HostBatch]:
-    """Batches of updates `first_step` + 1 to `num_steps`, read ahead in threads.
+    """Batches of updates `first_step` + 1 to `num_steps`; from disk they are read ahead in threads.
 
     Args:
         split: What to read.
@@ -125,7 +125,7 @@ def train_stream(
     """
     batches = _TrainBatches(split, batch_size=batch_size, num_steps=num_steps, seed=seed, shard=shard)
     rest = grain.MapDataset.source(batches).slice(slice(first_step, num_steps))
-    return _prefetch(rest, num_threads, prefetch_batches)
+    return _read_ahead(rest, split, num_threads, prefetch_batches)
 
 
 def eval_stream(
@@ -138,9 +138,14 @@ def eval_stream(
 ) -> Iterator[HostBatch]:
     """Batches that together hold every example of `split` once; arguments as of `train_stream`."""
     batches = _EvalBatches(split, batch_size=batch_size, shard=shard)
-    return _prefetch(grain.MapDataset.source(batches), num_threads, prefetch_batches)
+    return _read_ahead(grain.MapDataset.source(batches), split, num_threads, prefetch_batches)
 
 
-def _prefetch(dataset: grain.MapDataset, num_threads: int, prefetch_batches: int) -> Iterator[HostBatch]:
+def _read_ahead(
+    dataset: grain.MapDataset, split: Split, num_threads: int, prefetch_batches: int
+) -> Iterator[HostBatch]:
+    """Reads in threads, or, from memory, in the caller's: there a batch costs less than handing it between threads."""
+    if isinstance(split.source, ArraySource):
+        return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(num_threads, prefetch_batches))
     return iter(dataset.to_iter_dataset(options))
