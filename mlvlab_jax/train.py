@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def _print_summary(summary: dict[str, Any], workdir: Path, name: str) -> None:
     seconds = summary["seconds"]
     if summary["ended"] == "interrupted":
         out.print(
-            f"interrupted at step {summary['steps']} and saved; the same command with --workdir {workdir} goes on"
+            f"interrupted at step {summary['steps']} and saved; to go on, add --workdir {workdir}", soft_wrap=True
         )
         return
     best = summary["best"]
@@ -87,9 +88,10 @@ def _print_summary(summary: dict[str, Any], workdir: Path, name: str) -> None:
         if shown:
             out.print(f"[bold]{name}[/bold]: {split} {'  '.join(shown)}  (step {best['step']} of {summary['steps']})")
     spent = "  ".join(f"{phase} {value:.1f}" for phase, value in seconds.items() if phase != "total")
-    out.print(f"{summary['ended']} in {seconds['total']:.1f} s: {spent}")
+    out.print(f"{summary['ended']} in {seconds['total']:.1f} s: {spent}", soft_wrap=True)
     out.print(f"run folder: {workdir}", soft_wrap=True)
-    out.print(f"curves:     {sys.executable} -m tensorboard.main --logdir {workdir}", soft_wrap=True)
+    python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
+    out.print(f"curves:     {python} -m tensorboard.main --logdir {workdir}", soft_wrap=True)
 
 
 if __name__ == "__main__":
