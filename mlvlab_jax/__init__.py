@@ -1,3 +1,3 @@
-"""mlvlab_jax: a folder of images and one YAML file in, a reproducible vision model out."""
+"""mlvlab_jax: one YAML file in, a reproducible vision model out."""
 
 __version__ = "0.1.0"

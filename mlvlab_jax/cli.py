@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listed = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="mlvlab",
-        description="A folder of images and one YAML file in, a reproducible vision model out.",
+        description="One YAML file in, a reproducible vision model out.",
         epilog=f"commands:\n{listed}\n\n'mlvlab COMMAND --help' explains one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
