@@ -81,7 +81,7 @@ class PluginField:
             raise PydanticCustomError("plugin", "unknown key '{key}'{hint}", {"key": key, "hint": hint})
         entry = self._entry(value["name"])
         try:
-            return Spec(entry.name, _adapter(entry.params).validate_json(json.dumps(value.get("params") or {})))
+            return Spec(entry.name, params_from(entry.params, value.get("params") or {}))
         except ValidationError as error:
             raise _below("params", error) from None
 
