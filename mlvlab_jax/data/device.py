@@ -1,6 +1,7 @@
 """Host batches to global arrays laid over the mesh, one batch ahead of the step that needs it."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import NamedSharding
@@ -8,18 +9,32 @@ from jax.sharding import NamedSharding
 from mlvlab_jax.types import HostBatch, Tree
 
 
-def to_device(batch: HostBatch, sharding: NamedSharding) -> Tree:
-    """This process's rows as one global array a field, without a host copy of the whole batch."""
-    if jax.process_count() == 1:
-        return jax.device_put(dict(batch), sharding)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), dict(batch))
+def make_placement(sharding: NamedSharding) -> Callable[[HostBatch], Tree]:
+    """A function from this process's rows of a batch to one global array a field.
+
+    On one device the rows go in as arguments of an empty compiled program: 35 us for five arrays, where `device_put`
+    takes 205 us of Python (two CPU cores, jax 0.12).
+    """
+    if jax.process_count() > 1:
+        return lambda batch: jax.tree.map(
+            functools.partial(jax.make_array_from_process_local_data, sharding), dict(batch)
+        )
+    if sharding.num_devices > 1:
+        return lambda batch: jax.device_put(dict(batch), sharding)
+    enter = jax.jit(lambda batch: batch, in_shardings=sharding, out_shardings=sharding)
+
+    def place(batch: HostBatch) -> Tree:
+        with jax.transfer_guard_host_to_device("allow"):
+            return enter(dict(batch))
+
+    return place
 
 
 def double_buffer(batches: Iterator[HostBatch], sharding: NamedSharding) -> Iterator[Tree]:
     """Device batches; the transfer of the next one is under way while the caller works on the last."""
-    ahead = None
+    place, ahead = make_placement(sharding), None
     for batch in batches:
-        placed = to_device(batch, sharding)
+        placed = place(batch)
         if ahead is not None:
             yield ahead
         ahead = placed

@@ -12,7 +12,7 @@ class Horizon:
 
     num_steps: int
     steps_per_epoch: float
-    eval_every_steps: int
+    steps_per_eval: float
 
     @classmethod
     def of(cls, training: TrainingConfig, evaluation: EvaluationConfig, num_train: int) -> "Horizon":
@@ -21,7 +21,7 @@ class Horizon:
         return cls(
             num_steps=max(1, math.ceil(training.num_epochs * steps_per_epoch)),
             steps_per_epoch=steps_per_epoch,
-            eval_every_steps=max(1, round(evaluation.every_epochs * steps_per_epoch)),
+            steps_per_eval=max(1.0, evaluation.every_epochs * steps_per_epoch),
         )
 
     def steps(self, epochs: float) -> int:
@@ -29,5 +29,5 @@ class Horizon:
         return min(self.num_steps, round(epochs * self.steps_per_epoch))
 
     def eval_due(self, step: int) -> bool:
-        """Whether the validation split is measured after `step`: regularly, and at the end."""
-        return step % self.eval_every_steps == 0 or step == self.num_steps
+        """Whether the validation split is measured after `step`: the first of each interval, and the last of the run."""
+        return step // self.steps_per_eval > (step - 1) // self.steps_per_eval or step == self.num_steps

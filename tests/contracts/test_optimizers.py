@@ -13,7 +13,7 @@ from mlvlab_jax.optim.chain import make_optimizer
 from mlvlab_jax.optim.horizon import Horizon
 from mlvlab_jax.plugins import OPTIMIZERS, SCHEDULES, Spec
 
-HORIZON = Horizon(num_steps=100, steps_per_epoch=10.0, eval_every_steps=10)
+HORIZON = Horizon(num_steps=100, steps_per_epoch=10.0, steps_per_eval=10)
 RNG = np.random.default_rng(0)
 PARAMS = {
     "conv": {"kernel": jnp.asarray(RNG.normal(size=(3, 3, 2, 4)), jnp.float32)},
@@ -121,5 +121,10 @@ def test_plateau_lowers_the_rate_as_torch_documents_it():
 def test_epochs_become_steps_in_one_place():
     training = TrainingConfig(batch_size=32, num_epochs=2.5)
     horizon = Horizon.of(training, EvaluationConfig(every_epochs=0.5), 100)
-    assert (horizon.num_steps, horizon.eval_every_steps, horizon.steps(1.0)) == (8, 2, 3)
-    assert [step for step in range(1, 9) if horizon.eval_due(step)] == [2, 4, 6, 8]
+    assert (horizon.num_steps, horizon.steps(1.0)) == (8, 3)
+    assert [step for step in range(1, 9) if horizon.eval_due(step)] == [2, 4, 5, 7, 8]
+
+
+def test_the_last_regular_evaluation_falls_on_the_last_step():
+    horizon = Horizon.of(TrainingConfig(batch_size=256, num_epochs=10), EvaluationConfig(every_epochs=1), 57_000)
+    assert [step for step in range(horizon.num_steps - 4, horizon.num_steps + 1) if horizon.eval_due(step)] == [2227]
