@@ -29,5 +29,5 @@ class Horizon:
         return min(self.num_steps, round(epochs * self.steps_per_epoch))
 
     def eval_due(self, step: int) -> bool:
-        """Whether the validation split is measured after `step`: the first of each interval, and the last of the run."""
+        """Whether the validation split is measured after `step`: an interval ends with it, or the run does."""
         return step // self.steps_per_eval > (step - 1) // self.steps_per_eval or step == self.num_steps
