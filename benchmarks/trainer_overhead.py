@@ -18,6 +18,7 @@ import numpy as np
 
 from mlvlab_jax.config.load import load_config
 from mlvlab_jax.config.schema import Config
+from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.loop import Trainer
@@ -35,7 +36,7 @@ def bare_steps_per_second(config: Config, experiment: Experiment) -> float:
         make_train_step(experiment.model, experiment.optimizer, config.training, config.pipeline), donate_argnums=0
     )
     source, size = experiment.data.train.source, config.training.batch_size
-    images, labels = source.fetch(np.arange(len(source)))
+    images, labels, _ = source.fetch(np.arange(len(source)))
     rng = np.random.default_rng(0)
     state, started = experiment.state, 0.0
     state = jax.tree.map(lambda x: x.copy(), state)
@@ -62,7 +63,9 @@ def our_steps_per_second(config: Config, experiment: Experiment) -> float:
         clock = PhaseClock()
         tracker = make_tracker(config.tracking.trackers, workdir=Path(folder))
         with CheckpointStore(Path(folder) / "checkpoints", config.checkpoint, mode="min") as store:
-            trainer = Trainer(config, experiment, store, tracker, clock)
+            trainer = Trainer(
+                config, experiment, store, tracker, clock, Quarantine(None, sizes={}, max_bad_fraction=0.0)
+            )
             trainer.state = jax.tree.map(lambda x: x.copy(), experiment.state)
             trainer.train(lambda step: False)
             with clock.phase("train"):

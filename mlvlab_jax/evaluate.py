@@ -32,6 +32,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from mlvlab_jax.engine.folder import read_config
 
     config = read_config(parsed.workdir)
+    from mlvlab_jax.data.quarantine import Quarantine
     from mlvlab_jax.engine.checkpoint import CheckpointStore
     from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
     from mlvlab_jax.engine.experiment import make_experiment
@@ -47,7 +48,9 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         if parsed.split not in splits:
             raise ConfigError(f"--split {parsed.split!r}: there is no such split; there are {sorted(splits)}")
         state, _ = store.restore(step, experiment.state, experiment.layout)
-    measured = experiment.evaluator(state.evaluated, splits[parsed.split])
+    sizes = {name: len(split) for name, split in splits.items()}
+    quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
+    measured = experiment.evaluator(state.evaluated, splits[parsed.split], on_bad=quarantine.add)
     if parsed.json:
         print(json.dumps({"step": step, "split": parsed.split, **measured}))
     else:

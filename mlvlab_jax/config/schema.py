@@ -22,9 +22,31 @@ class AugmentConfig:
 
 
 @configclass
+class PreprocessSpec:
+    """How the bytes of an image file become pixels: the same in training, evaluation and serving."""
+
+    size: tuple[Positive, Positive] | None = None
+    """Height and width in pixels of every image; null takes those of the source, where its images have one size."""
+    channels: Literal[1, 3] | None = None
+    """3 for RGB, 1 for grey (ITU-R 601 luma); null takes the source's own, and RGB for image files."""
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    """crop: fill the size, cut what hangs over, centred. pad: fit inside, zeros around. stretch: change the aspect."""
+    filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Resampling filter, as wide as the reduction demands (antialiased), as Pillow defines it."""
+    max_pixels: Positive = 64_000_000
+    """Width x height above which a file is refused from its header, before any pixel is decoded."""
+
+
+@configclass
 class PipelineConfig:
     """From the source to the network's input."""
 
+    preprocess: PreprocessSpec = Field(default_factory=PreprocessSpec)
+    """From the bytes of a file to pixels of one size."""
+    max_memory_mib: int = Field(default=1024, ge=0, json_schema_extra=OPERATIONAL)
+    """MiB of decoded images a split may take to be decoded once and held in memory; a larger one is read as needed."""
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of a split's examples that may turn out unreadable before the run stops."""
     validation_fraction: Fraction = 0.1
     """Share of the training split held out where the source has no validation split of its own; 0 for none."""
     mean: tuple[float, ...] = (0.5,)
@@ -34,7 +56,9 @@ class PipelineConfig:
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     """Random changes of training images."""
     num_threads: Positive = Field(default=2, json_schema_extra=OPERATIONAL)
-    """Threads that read and decode batches ahead."""
+    """Threads that read and decode batches ahead; the decoders run outside Python's lock."""
+    num_processes: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
+    """Processes that read ahead in place of threads, for sources in pure Python; they never see the accelerator."""
     prefetch_batches: Positive = Field(default=4, json_schema_extra=OPERATIONAL)
     """Batches kept ready; more hides slower storage and takes more memory."""
 

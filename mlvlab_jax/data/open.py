@@ -5,9 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mlvlab_jax.data.source import OpenedData
+from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec
+from mlvlab_jax.data.decode import fit_pixels
+from mlvlab_jax.data.records import DecodedSource
+from mlvlab_jax.data.source import ArraySource, OpenedData, Records, Source
 from mlvlab_jax.data.stream import Split, permute
-from mlvlab_jax.errors import DataError
+from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.plugins import SOURCES, Spec
 from mlvlab_jax.types import ImageSpec
 
@@ -17,10 +20,13 @@ _HOLD_OUT_STREAM = 2**63
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Splits to train, validate and test on; `test` and `validation` may be absent."""
+    """Splits to train, validate and test on; `test` and `validation` may be absent.
+
+    preprocess is complete: with the size and the channels that hold for this data.
+    """
 
     splits: Mapping[str, Split]
-    spec: ImageSpec
+    preprocess: PreprocessSpec
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
 
@@ -29,26 +35,62 @@ class Data:
         """The training split."""
         return self.splits["train"]
 
+    @property
+    def spec(self) -> ImageSpec:
+        """Shape of every image."""
+        return self.train.source.spec
 
-def open_data(source: Spec, *, validation_fraction: float, seed: int) -> Data:
+
+def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
     """Opens `source`; without a validation split of its own, a part of the training split is held out.
 
     Args:
         source: Which source.
-        validation_fraction: Share of the training split to hold out; 0 leaves validation absent.
+        pipeline: How images are preprocessed, how much may be held in memory, how much is held out.
         seed: Decides which examples are held out.
 
     Raises:
-        DataError: Missing or unusable data, splits of different image sizes, or nothing left to train on.
+        ConfigError: Images of several sizes and no size to bring them to.
+        DataError: Missing or unusable data, or nothing left to train on.
     """
     opened: OpenedData = SOURCES.build(source)
-    specs = {name: split.spec for name, split in opened.splits.items()}
-    if len(set(specs.values())) > 1:
-        raise DataError(f"data {source.name!r}: splits differ in image shape: {specs}; expected one shape")
-    splits = {name: Split(split, np.arange(len(split))) for name, split in opened.splits.items()}
-    if "validation" not in splits and validation_fraction > 0:
-        splits |= _hold_out(splits["train"], validation_fraction, seed, place=source.name)
-    return Data(splits, next(iter(specs.values())), opened.class_names, opened.identity)
+    preprocess = _complete(pipeline.preprocess, opened.image, source.name)
+    max_bytes = pipeline.max_memory_mib * 2**20
+    splits = {}
+    for name, stored in opened.splits.items():
+        pixels = _to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
+        splits[name] = Split(name, pixels, np.arange(len(pixels)))
+    if "validation" not in splits and pipeline.validation_fraction > 0:
+        splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
+    return Data(splits, preprocess, opened.class_names, opened.identity)
+
+
+def _complete(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) -> PreprocessSpec:
+    if preprocess.size is None and image is None:
+        raise ConfigError(
+            f"{source!r} reads images of any size; expected the size to bring them to, for example size: [224, 224]",
+            path="pipeline.preprocess.size",
+        )
+    size = preprocess.size or (image.height, image.width) if image else preprocess.size
+    channels = preprocess.channels or (1 if image and image.channels == 1 else 3)
+    return dataclasses.replace(preprocess, size=size, channels=channels)
+
+
+def _to_pixels(
+    stored: ArraySource | Records, preprocess: PreprocessSpec, *, max_bytes: int, place: str
+) -> Source:
+    if isinstance(stored, ArraySource):
+        return _fit(stored, preprocess)
+    decoded = DecodedSource(stored, preprocess)
+    fits = len(decoded) * int(np.prod(decoded.spec)) <= max_bytes
+    return decoded.load(place=place) if fits else decoded
+
+
+def _fit(source: ArraySource, preprocess: PreprocessSpec) -> ArraySource:
+    if (source.spec[:2], source.spec.channels) == (preprocess.size, preprocess.channels):
+        return source
+    pixels = source.fetch(np.arange(len(source))).image
+    return ArraySource(np.stack([fit_pixels(image, preprocess) for image in pixels]), source.labels, place=source.place)
 
 
 def _hold_out(train: Split, fraction: float, seed: int, *, place: str) -> dict[str, Split]:
@@ -60,4 +102,7 @@ def _hold_out(train: Split, fraction: float, seed: int, *, place: str) -> dict[s
             "change pipeline.validation_fraction"
         )
     held, kept = np.sort(order[:count]), np.sort(order[count:])
-    return {"train": Split(train.source, train.ids[kept]), "validation": Split(train.source, train.ids[held])}
+    return {
+        "train": Split("train", train.source, train.ids[kept]),
+        "validation": Split("validation", train.source, train.ids[held]),
+    }

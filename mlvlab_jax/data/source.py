@@ -1,18 +1,32 @@
-"""What a data source gives: random access by index to uint8 images and integer labels, split by split."""
+"""What a data source gives: splits of pixels held ready, or of encoded images that `records` decodes."""
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.types import ImageSpec
 
+_NOTHING_BAD: Mapping[int, str] = MappingProxyType({})
+
+
+class Examples(NamedTuple):
+    """Some examples of a split.
+
+    image: uint8 (b, h, w, c), zeros where bad; label: int32 (b); bad: position -> why it could not be read.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    bad: Mapping[int, str] = _NOTHING_BAD
+
 
 class Source(Protocol):
-    """Random access to the examples of one split."""
+    """Random access to the pixels of one split."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -21,17 +35,45 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Number of examples."""
 
-    def fetch(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images, uint8 (b, h, w, c), and labels, int32 (b), at `ids`, int (b). Safe to call from several threads."""
+    def fetch(self, ids: np.ndarray) -> Examples:
+        """The examples at `ids`, int (b). Safe to call from several threads."""
+
+    def name(self, index: int) -> str:
+        """What a person would look for to find example `index`: a path, or its number."""
+
+
+class Record(NamedTuple):
+    """One stored image: the bytes of its file, or why they could not be had, and its label."""
+
+    data: bytes
+    label: int
+    problem: str = ""
+
+
+class Records(Protocol):
+    """Random access to the stored images of one split, before any decoding."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def read(self, ids: np.ndarray) -> Sequence[Record]:
+        """The stored images at `ids`, int (b). Safe to call from several threads."""
+
+    def name(self, index: int) -> str:
+        """As of `Source`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedData:
-    """All a source has to say: its splits ("train" at least), class names, and what identifies its bytes."""
+    """All a source has to say: its splits ("train" at least), class names, and what identifies its bytes.
 
-    splits: Mapping[str, Source]
+    image: the shape all images have, or None where they have several.
+    """
+
+    splits: Mapping[str, "ArraySource | Records"]
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
+    image: ImageSpec | None
 
 
 class ArraySource:
@@ -41,12 +83,22 @@ class ArraySource:
         image: uint8 (n, h, w, c), or (n, h, w) for one channel.
         label: integers (n).
         place: Where it came from, for messages.
+        bad: Index -> why its image could not be read; its pixels are of no meaning then.
+        names: Of the examples; without them an example is called by its number.
 
     Raises:
         DataError: Wrong dtype or shape, or the two lengths differ.
     """
 
-    def __init__(self, image: np.ndarray, label: np.ndarray, *, place: str) -> None:
+    def __init__(
+        self,
+        image: np.ndarray,
+        label: np.ndarray,
+        *,
+        place: str,
+        bad: Mapping[int, str] = _NOTHING_BAD,
+        names: Records | None = None,
+    ) -> None:
         image = image[..., None] if image.ndim == 3 else image
         if image.dtype != np.uint8 or image.ndim != 4:
             raise DataError(
@@ -59,6 +111,8 @@ class ArraySource:
             raise DataError(f"{place}: {len(image)} images but {len(label)} labels; expected one label an image")
         self._image = image
         self._label = label.astype(np.int64)
+        self._bad = bad
+        self._names = names
         self.place = place
 
     @property
@@ -74,9 +128,14 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self._image)
 
-    def fetch(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def fetch(self, ids: np.ndarray) -> Examples:
         """Copies of the images and labels at `ids`."""
-        return self._image[ids], self._label[ids].astype(np.int32)
+        bad = {at: self._bad[i] for at, i in enumerate(ids.tolist()) if i in self._bad} if self._bad else _NOTHING_BAD
+        return Examples(self._image[ids], self._label[ids].astype(np.int32), bad)
+
+    def name(self, index: int) -> str:
+        """The file of example `index`, or its number."""
+        return self._names.name(index) if self._names else f"{self.place}[{index}]"
 
     def compute_digest(self) -> str:
         """SHA-256 of the pixels and labels."""
@@ -90,7 +149,7 @@ def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | 
     """In-memory splits as opened data; class names default to the numbers up to the largest training label.
 
     Raises:
-        DataError: A split is empty, or a label is out of range.
+        DataError: A split is empty, a label is out of range, or the splits differ in image shape.
     """
     for name, source in splits.items():
         if len(source) == 0:
@@ -99,8 +158,11 @@ def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | 
         class_names = [str(k) for k in range(int(splits["train"].labels.max()) + 1)]
     for source in splits.values():
         check_labels(source.labels, num_classes=len(class_names), place=source.place)
+    specs = {name: tuple(source.spec) for name, source in splits.items()}
+    if len(set(specs.values())) > 1:
+        raise DataError(f"{origin}: splits differ in image shape: {specs}; expected one shape")
     identity = {name: source.compute_digest() for name, source in splits.items()}
-    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity})
+    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity}, splits["train"].spec)
 
 
 def check_labels(labels: np.ndarray, *, num_classes: int, place: str) -> None:
@@ -115,3 +177,11 @@ def check_labels(labels: np.ndarray, *, num_classes: int, place: str) -> None:
             f"{place}: {len(bad)} labels out of range, first {labels[bad[0]]} at index {bad[0]}; "
             f"expected 0..{num_classes - 1} for {num_classes} classes; correct the labels or the class list"
         )
+
+
+def compute_index_digest(rows: Iterable[str]) -> str:
+    """SHA-256 over an index of examples, one line each, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()

@@ -1,25 +1,34 @@
 """Batches. Training batch t is a function of (seed, t) alone; evaluation meets every example exactly once.
 
 Shuffling permutes indices and comes before sharding, so the order does not depend on the number of processes or threads,
-and going on at step t needs no saved iterator.
+and going on at step t needs no saved iterator. An unreadable example of a training batch is replaced by one drawn from
+(seed, epoch, its index); the others stay where they are. In evaluation it is masked.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 
+from mlvlab_jax.config.schema import PipelineConfig
+from mlvlab_jax.data.quarantine import BadExample, refuse_bad
 from mlvlab_jax.data.source import ArraySource, Source
+from mlvlab_jax.errors import DataError
 from mlvlab_jax.types import HostBatch
+
+_MAX_REDRAWS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The examples `ids`, int64 (n), of a source, in this order."""
+    """The examples `ids`, int64 (n), of a source, in this order; `name` is what a person calls the split."""
 
+    name: str
     source: Source
     ids: np.ndarray
 
@@ -40,9 +49,30 @@ class Shard:
         return slice(self.index * size, (self.index + 1) * size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Readers:
+    """How batches are read ahead: threads, or processes in their place, and how many batches are kept ready."""
+
+    num_threads: int = 2
+    num_processes: int = 0
+    prefetch_batches: int = 4
+
+    @classmethod
+    def of(cls, pipeline: PipelineConfig) -> "Readers":
+        """As configured."""
+        return cls(pipeline.num_threads, pipeline.num_processes, pipeline.prefetch_batches)
+
+
 def permute(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
     """Order of the examples in one epoch: int64 (n), a function of its arguments alone."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
+
+
+class _Read(NamedTuple):
+    """A batch, and what could not be read on the way to it."""
+
+    batch: HostBatch
+    bad: tuple[BadExample, ...]
 
 
 class _TrainBatches:
@@ -55,13 +85,14 @@ class _TrainBatches:
         self._split = split
         self._batch_size = batch_size
         self._num_steps = num_steps
+        self._seed = seed
         self._shard = shard
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(permute, len(split), seed=seed))
+        self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self._num_steps
 
-    def __getitem__(self, step: int) -> HostBatch:
+    def __getitem__(self, step: int) -> _Read:
         """The batch that makes update number `step` + 1."""
         first = step * self._batch_size
         positions = np.arange(first, first + self._batch_size)[self._shard.rows(self._batch_size)]
@@ -69,12 +100,44 @@ class _TrainBatches:
         ids = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            ids[chosen] = self._split.ids[self._order(epoch=int(epoch))[offsets[chosen]]]
-        image, label = self._split.source.fetch(ids)
+            ids[chosen] = self._split.ids[self._order(int(epoch))[offsets[chosen]]]
+        image, label, bad = self._split.source.fetch(ids)
+        found = [self._describe(ids[at], why) for at, why in bad.items()]
+        for at in bad:
+            image[at], label[at], ids[at], more = self._redraw(int(epochs[at]), int(ids[at]))
+            found += more
         mask = np.ones(len(ids), np.float32)
-        return HostBatch(
+        batch = HostBatch(
             image=image, label=label, example_id=ids.astype(np.int32), epoch=epochs.astype(np.int32), mask=mask
         )
+        return _Read(batch, tuple(found))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Order of the examples in `epoch`; those of the last two epochs asked for are kept."""
+        order = self._orders.get(epoch)
+        if order is None:
+            order = permute(len(self._split), seed=self._seed, epoch=epoch)
+            self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
+        return order
+
+    def _redraw(self, epoch: int, index: int) -> tuple[np.ndarray, int, int, list[BadExample]]:
+        """Image, label and index of a readable example in place of `index`, and what was unreadable on the way."""
+        draws = np.random.Generator(np.random.Philox(key=[self._seed, 2**62 + index], counter=[epoch, 0, 0, 0]))
+        found: list[BadExample] = []
+        for _ in range(_MAX_REDRAWS):
+            ids = self._split.ids[draws.integers(len(self._split), size=1)]
+            image, label, bad = self._split.source.fetch(ids)
+            if not bad:
+                return image[0], int(label[0]), int(ids[0]), found
+            found.append(self._describe(ids[0], bad[0]))
+        listed = "\n".join(f"  {example.name}: {example.reason}" for example in found[:5])
+        raise DataError(
+            f"split {self._split.name!r}: {_MAX_REDRAWS} examples drawn in place of an unreadable one could not be read "
+            f"either, such as\n{listed}\nrepair the files, or run mlvlab validate"
+        )
+
+    def _describe(self, index: int, reason: str) -> BadExample:
+        return BadExample(self._split.name, int(index), self._split.source.name(int(index)), reason)
 
 
 class _EvalBatches:
@@ -88,16 +151,21 @@ class _EvalBatches:
     def __len__(self) -> int:
         return math.ceil(len(self._split) / self._batch_size)
 
-    def __getitem__(self, index: int) -> HostBatch:
+    def __getitem__(self, index: int) -> _Read:
         """Batch number `index`."""
         positions = np.arange(index * self._batch_size, (index + 1) * self._batch_size)
         positions = positions[self._shard.rows(self._batch_size)]
         real = positions < len(self._split)
         ids = self._split.ids[np.where(real, positions, 0)]
-        image, label = self._split.source.fetch(ids)
+        image, label, bad = self._split.source.fetch(ids)
         mask = real.astype(np.float32)
+        mask[list(bad)] = 0
         epoch = np.zeros(len(ids), np.int32)
-        return HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=epoch, mask=mask)
+        batch = HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=epoch, mask=mask)
+        name = self._split.source.name
+        return _Read(
+            batch, tuple(BadExample(self._split.name, int(ids[at]), name(int(ids[at])), why) for at, why in bad.items())
+        )
 
 
 def train_stream(
@@ -108,10 +176,10 @@ def train_stream(
     seed: int,
     first_step: int = 0,
     shard: Shard = Shard(),  # noqa: B008 - frozen
-    num_threads: int = 2,
-    prefetch_batches: int = 4,
+    readers: Readers = Readers(),  # noqa: B008 - frozen
+    on_bad: Callable[[Sequence[BadExample]], None] = refuse_bad,
 ) -> Iterator[HostBatch]:
-    """Batches of updates `first_step` + 1 to `num_steps`; from disk they are read ahead in threads.
+    """Batches of updates `first_step` + 1 to `num_steps`.
 
     Args:
         split: What to read.
@@ -120,12 +188,15 @@ def train_stream(
         seed: Decides the order together with the step.
         first_step: Updates already made.
         shard: The rows of each batch this process reads.
-        num_threads: Threads that read and decode.
-        prefetch_batches: Batches kept ready.
+        readers: Who reads ahead; no influence on what is read.
+        on_bad: Told in the caller's thread what could not be read, before the batch it was met on the way to.
+
+    Raises:
+        DataError: Nothing readable is left.
     """
     batches = _TrainBatches(split, batch_size=batch_size, num_steps=num_steps, seed=seed, shard=shard)
     rest = grain.MapDataset.source(batches).slice(slice(first_step, num_steps))
-    return _read_ahead(rest, split, num_threads, prefetch_batches)
+    return _read_ahead(rest, split, readers, on_bad)
 
 
 def eval_stream(
@@ -133,19 +204,50 @@ def eval_stream(
     *,
     batch_size: int,
     shard: Shard = Shard(),  # noqa: B008 - frozen
-    num_threads: int = 2,
-    prefetch_batches: int = 4,
+    readers: Readers = Readers(),  # noqa: B008 - frozen
+    on_bad: Callable[[Sequence[BadExample]], None] = refuse_bad,
 ) -> Iterator[HostBatch]:
-    """Batches that together hold every example of `split` once; arguments as of `train_stream`."""
+    """Batches that together hold every readable example of `split` once; arguments as of `train_stream`."""
     batches = _EvalBatches(split, batch_size=batch_size, shard=shard)
-    return _read_ahead(grain.MapDataset.source(batches), split, num_threads, prefetch_batches)
+    return _read_ahead(grain.MapDataset.source(batches), split, readers, on_bad)
 
 
 def _read_ahead(
-    dataset: grain.MapDataset, split: Split, num_threads: int, prefetch_batches: int
+    dataset: grain.MapDataset, split: Split, readers: Readers, on_bad: Callable[[Sequence[BadExample]], None]
 ) -> Iterator[HostBatch]:
-    """Reads in threads, or, from memory, in the caller's: there a batch costs less than handing it between threads."""
+    for batch, bad in _iterate(dataset, split, readers):
+        on_bad(bad)
+        yield batch
+
+
+def _iterate(dataset: grain.MapDataset, split: Split, readers: Readers) -> Iterator[_Read]:
+    """Reads in threads or processes; or, from memory, in the caller's: a batch there costs less than handing it over."""
     if isinstance(split.source, ArraySource):
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(num_threads, prefetch_batches))
-    return iter(dataset.to_iter_dataset(options))
+    buffer = max(readers.num_threads, readers.prefetch_batches)
+    if readers.num_processes == 0:
+        return iter(dataset.to_iter_dataset(grain.ReadOptions(readers.num_threads, buffer)))
+    inline = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    options = grain.MultiprocessingOptions(
+        num_workers=readers.num_processes, per_worker_buffer_size=max(1, buffer // readers.num_processes)
+    )
+    return _from_processes(inline.mp_prefetch(options))
+
+
+def _from_processes(dataset: grain.IterDataset) -> Iterator[_Read]:
+    """Starts the readers where they cannot see the accelerator, which belongs to the trainer."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which only absl's runner parses
+    before = os.environ.get("JAX_PLATFORMS")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        reads = iter(dataset)
+        first = next(reads, None)
+    finally:
+        os.environ.pop("JAX_PLATFORMS") if before is None else os.environ.update(JAX_PLATFORMS=before)
+    try:
+        if first is not None:
+            yield first
+            yield from reads
+    finally:
+        reads.close()

@@ -1,7 +1,7 @@
 """Measuring a split: every example exactly once, on any mesh."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from mlvlab_jax.config.schema import PipelineConfig
 from mlvlab_jax.data.augment import normalize
 from mlvlab_jax.data.device import double_buffer
-from mlvlab_jax.data.stream import Shard, Split, eval_stream
+from mlvlab_jax.data.quarantine import BadExample
+from mlvlab_jax.data.stream import Readers, Shard, Split, eval_stream
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.metrics.classification import Metric
@@ -52,14 +53,16 @@ class Evaluator:
 
         self._step = jax.jit(eval_step, in_shardings=(layout.evaluated, self._sharding), out_shardings=replicated(mesh))
 
-    def __call__(self, variables: Variables, split: Split) -> dict[str, float]:
-        """Metrics of `variables` on all of `split`, by name."""
+    def __call__(
+        self, variables: Variables, split: Split, *, on_bad: Callable[[Sequence[BadExample]], None]
+    ) -> dict[str, float]:
+        """Metrics of `variables` on all readable examples of `split`, by name; `on_bad` is told of the others."""
         batches = eval_stream(
             split,
             batch_size=min(self._batch_size, self._smallest_for(len(split))),
             shard=Shard(jax.process_index(), jax.process_count()),
-            num_threads=self._pipeline.num_threads,
-            prefetch_batches=self._pipeline.prefetch_batches,
+            readers=Readers.of(self._pipeline),
+            on_bad=on_bad,
         )
         totals: dict[str, tuple[float, float]] = {}
         pending = [self._step(variables, batch) for batch in double_buffer(batches, self._sharding)]

@@ -44,7 +44,7 @@ def make_experiment(config: Config) -> Experiment:
     mesh = make_mesh(config.mesh)
     check_batch_size(config.training.batch_size, mesh, pieces=config.training.accumulation_steps)
     metrics = [METRICS.build(spec) for spec in config.evaluation.metrics]
-    data = open_data(config.data, validation_fraction=config.pipeline.validation_fraction, seed=config.seed)
+    data = open_data(config.data, config.pipeline, seed=config.seed)
     _check(config, data, metrics)
     horizon = Horizon.of(config.training, config.evaluation, len(data.train))
     dtype: Any = jnp.dtype(config.training.precision)

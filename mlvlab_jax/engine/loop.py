@@ -11,7 +11,8 @@ import numpy as np
 from mlvlab_jax.config.load import to_tree, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import double_buffer
-from mlvlab_jax.data.stream import Shard, train_stream
+from mlvlab_jax.data.quarantine import Quarantine
+from mlvlab_jax.data.stream import Readers, Shard, train_stream
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import write_end, write_start
@@ -57,7 +58,12 @@ def run(
     write_start(workdir, config, data_identity=dict(experiment.data.identity))
     mode = config.training.early_stopping.mode
     with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode) as store:
-        trainer = Trainer(config, experiment, store, tracker, clock)
+        quarantine = Quarantine(
+            workdir / "quarantine.jsonl",
+            sizes={name: len(split) for name, split in experiment.data.splits.items()},
+            max_bad_fraction=config.pipeline.max_bad_fraction,
+        )
+        trainer = Trainer(config, experiment, store, tracker, clock, quarantine)
         try:
             ended = trainer.train(stop_requested)
             summary = trainer.finish(ended)
@@ -71,13 +77,20 @@ class Trainer:
     """State and progress of one run, and the few things that happen to them."""
 
     def __init__(
-        self, config: Config, experiment: Experiment, store: CheckpointStore, tracker: Tracker, clock: PhaseClock
+        self,
+        config: Config,
+        experiment: Experiment,
+        store: CheckpointStore,
+        tracker: Tracker,
+        clock: PhaseClock,
+        quarantine: Quarantine,
     ) -> None:
         self._config = config
         self._experiment = experiment
         self._store = store
         self._tracker = tracker
         self._clock = clock
+        self._quarantine = quarantine
         self._late = LateMetrics()
         self._rate = Rate()
         self.state = experiment.state
@@ -135,7 +148,7 @@ class Trainer:
         splits, tested = self._experiment.data.splits, {}
         if "test" in splits:
             with self._clock.phase("evaluate"):
-                measured = self._experiment.evaluator(best.evaluated, splits["test"])
+                measured = self._experiment.evaluator(best.evaluated, splits["test"], on_bad=self._quarantine.add)
             tested = {f"test/{name}": value for name, value in measured.items()}
             self._tracker.scalars(best_step, tested)
         return self._summarise(ended, best={"step": best_step} | _measured(tree["metrics"]) | tested)
@@ -149,8 +162,8 @@ class Trainer:
             seed=config.seed,
             first_step=self.progress.step,
             shard=Shard(jax.process_index(), jax.process_count()),
-            num_threads=config.pipeline.num_threads,
-            prefetch_batches=config.pipeline.prefetch_batches,
+            readers=Readers.of(config.pipeline),
+            on_bad=self._quarantine.add,
         )
         return double_buffer(stream, batch_sharding(experiment.mesh))
 
@@ -180,7 +193,7 @@ class Trainer:
         if split is None:
             return False
         with self._clock.phase("evaluate"):
-            measured = self._experiment.evaluator(self.state.evaluated, split)
+            measured = self._experiment.evaluator(self.state.evaluated, split, on_bad=self._quarantine.add)
             self._observe_plateau(measured)
             step, rules = self.progress.step, self._config.training.early_stopping
             stopping = self.progress.stopping.observe(step, measured[rules.monitor], rules)
@@ -244,6 +257,7 @@ class Trainer:
             "ended": ended,
             "steps": self.progress.step,
             "num_params": count_elements(self.state.variables.params),
+            "num_bad_examples": self._quarantine.num_bad,
             "best": best,
             "last": {"step": self.progress.step} | _measured(self.progress.metrics),
             "seconds": {name: round(value, 3) for name, value in self._clock.read().items()},

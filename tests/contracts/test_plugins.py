@@ -34,12 +34,12 @@ def test_sources_give_uint8_images_and_labels_in_range_in_any_order(name):
     again = SOURCES.build(Spec(name, params_from(entry.params, entry.example)))
     assert opened.identity == again.identity
     for source in opened.splits.values():
-        image, label = source.fetch(np.array([3, 0, 3]))
+        image, label, _ = source.fetch(np.array([3, 0, 3]))
         assert (image.dtype, image.shape) == (np.uint8, (3, *source.spec))
         assert label.dtype == np.int32
         assert ((label >= 0) & (label < len(opened.class_names))).all()
         np.testing.assert_array_equal(image[0], image[2])
-        one, _ = source.fetch(np.array([0]))
+        one, _, _ = source.fetch(np.array([0]))
         np.testing.assert_array_equal(image[1], one[0])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.config.schema import PipelineConfig
 from mlvlab_jax.data.open import open_data
 from mlvlab_jax.data.sources.arrays import read_idx
 from mlvlab_jax.data.stream import train_stream
@@ -16,9 +17,10 @@ TFDS = Path(__file__).parents[3] / "shared" / "data" / "tfds"
 needs_tfds = pytest.mark.skipif(not TFDS.exists(), reason="no prepared Fashion-MNIST")
 
 
-def open_source(name, validation_fraction=0.0, **params):
+def open_source(name, pipeline=None, **params):
     spec = Spec(name, params_from(SOURCES.entry(name).params, params))
-    return open_data(spec, validation_fraction=validation_fraction, seed=0)
+    pipeline = params_from(PipelineConfig, {"validation_fraction": 0.0} | (pipeline or {}))
+    return open_data(spec, pipeline, seed=0)
 
 
 def idx_bytes(array):
@@ -51,9 +53,9 @@ def test_digits_are_the_1797_with_balanced_fixed_splits():
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 1259, "validation": 179, "test": 359}
     assert data.spec == (8, 8, 1)
     assert data.class_names == tuple("0123456789")
-    _, labels = data.splits["test"].source.fetch(data.splits["test"].ids)
+    _, labels, _ = data.splits["test"].source.fetch(data.splits["test"].ids)
     assert np.bincount(labels).min() >= 34
-    images, _ = data.train.source.fetch(data.train.ids)
+    images, _, _ = data.train.source.fetch(data.train.ids)
     assert (images.min(), images.max()) == (0, 255)
 
 
@@ -62,14 +64,14 @@ def test_npz_and_idx_give_the_same_arrays(arrays, kind):
     folder, expected = arrays
     data = open_source("arrays", path=str(folder / kind))
     for name in ("train", "test"):
-        image, label = data.splits[name].source.fetch(data.splits[name].ids)
+        image, label, _ = data.splits[name].source.fetch(data.splits[name].ids)
         np.testing.assert_array_equal(image[..., 0], expected[f"x_{name}"])
         np.testing.assert_array_equal(label, expected[f"y_{name}"])
     assert data.class_names == ("0", "1", "2")
 
 
 def test_holding_out_takes_each_example_once(arrays):
-    data = open_source("arrays", path=str(arrays[0] / "a.npz"), validation_fraction=0.25)
+    data = open_source("arrays", path=str(arrays[0] / "a.npz"), pipeline={"validation_fraction": 0.25})
     train, held = data.splits["train"].ids, data.splits["validation"].ids
     assert (len(train), len(held)) == (9, 3)
     assert sorted([*train, *held]) == list(range(12))
@@ -77,7 +79,7 @@ def test_holding_out_takes_each_example_once(arrays):
 
 def test_holding_out_everything_or_nothing_is_refused(arrays):
     with pytest.raises(DataError, match=r"leaves an empty split; change pipeline\.validation_fraction"):
-        open_source("arrays", path=str(arrays[0] / "a.npz"), validation_fraction=0.01)
+        open_source("arrays", path=str(arrays[0] / "a.npz"), pipeline={"validation_fraction": 0.01})
 
 
 def save(path, **changes):
@@ -145,10 +147,10 @@ def test_tfds_reads_the_same_from_memory_and_from_disk():
     data_dir = str(TFDS)
     common = {"dataset": "fashion_mnist", "data_dir": data_dir, "train_split": "test", "test_split": None}
     resident = open_source("tfds", **common)
-    streamed = open_source("tfds", **common, max_memory_mib=0)
+    streamed = open_source("tfds", **common, pipeline={"max_memory_mib": 0})
     assert resident.class_names[9] == "Ankle boot"
     assert (len(resident.train), resident.spec) == (10_000, (28, 28, 1))
-    _, labels = resident.train.source.fetch(resident.train.ids)
+    _, labels, _ = resident.train.source.fetch(resident.train.ids)
     assert np.bincount(labels).tolist() == [1000] * 10
     for a, b in zip(*(train_stream(d.train, batch_size=64, num_steps=3, seed=1) for d in (resident, streamed)), strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.data.source import ArraySource
-from mlvlab_jax.data.stream import Shard, Split, eval_stream, permute, train_stream
+from mlvlab_jax.data.stream import Readers, Shard, Split, eval_stream, permute, train_stream
 
 
 @pytest.fixture
 def split():
     image = np.arange(25, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
-    return Split(ArraySource(image, np.arange(25) % 5, place="test"), np.arange(25))
+    return Split("train", ArraySource(image, np.arange(25) % 5, place="test"), np.arange(25))
 
 
 def ids(batches):
@@ -17,7 +17,7 @@ def ids(batches):
 
 def test_a_batch_is_a_function_of_seed_and_step(split):
     whole = list(train_stream(split, batch_size=8, num_steps=10, seed=3))
-    tail = list(train_stream(split, batch_size=8, num_steps=10, seed=3, first_step=7, num_threads=1, prefetch_batches=1))
+    tail = list(train_stream(split, batch_size=8, num_steps=10, seed=3, first_step=7, readers=Readers(1, 0, 1)))
     assert ids(whole)[7:] == ids(tail)
     assert ids(whole) != ids(train_stream(split, batch_size=8, num_steps=10, seed=4))
     for batch in whole:

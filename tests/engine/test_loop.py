@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlvlab_jax.data.quarantine import refuse_bad
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
@@ -86,7 +87,7 @@ def test_best_and_last_are_kept_and_the_test_is_of_the_best(tmp_path, tracker):
     experiment = make_experiment(config)
     with CheckpointStore(tmp_path / "checkpoints", config.checkpoint, mode="max") as store:
         state, _ = store.restore(best_step, experiment.state, experiment.layout)
-    tested = experiment.evaluator(state.evaluated, experiment.data.splits["test"])
+    tested = experiment.evaluator(state.evaluated, experiment.data.splits["test"], on_bad=refuse_bad)
     assert result.summary["best"]["test/accuracy"] == tested["accuracy"]
 
 
@@ -95,12 +96,12 @@ def test_evaluation_equals_numpy_on_all_examples(tmp_path):
         tiny_config(evaluation={"batch_size": 8, "metrics": [{"name": "loss"}, {"name": "accuracy"}]})
     )
     split = experiment.data.splits["test"]
-    image, label = split.source.fetch(split.ids)
+    image, label, _ = split.source.fetch(split.ids)
     variables = experiment.state.variables
     logits, _ = experiment.model.apply(variables, jnp.asarray((image / 255.0 - 0.5) / 0.5), jax.random.key(0), False)
     logits = np.asarray(logits, np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    measured = experiment.evaluator(variables, split)
+    measured = experiment.evaluator(variables, split, on_bad=refuse_bad)
     np.testing.assert_allclose(measured["loss"], -log_p[np.arange(20), label].mean(), rtol=1e-5)
     assert measured["accuracy"] == pytest.approx((logits.argmax(1) == label).mean(), abs=1e-9)
 

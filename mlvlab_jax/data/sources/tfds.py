@@ -1,9 +1,6 @@
 """TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow."""
 
 import hashlib
-import io
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
-from mlvlab_jax.data.source import ArraySource, OpenedData, Source, open_arrays
+from mlvlab_jax.data.source import OpenedData, Record, Records
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES
 from mlvlab_jax.types import ImageSpec
@@ -31,36 +28,25 @@ class TfdsParams:
     """TFDS split to validate on; null holds out a part of the training split."""
     test_split: str | None = "test"
     """TFDS split to test on; null for none."""
-    max_memory_mib: int = Field(default=1024, ge=0, json_schema_extra=OPERATIONAL)
-    """MiB of decoded images a split may take to be decoded once and held in memory; a larger one is read as needed."""
 
 
 @SOURCES.register("tfds", TfdsParams)
 def open_tfds(params: TfdsParams) -> OpenedData:
-    """Opens the splits; small ones are decoded once, into one array.
+    """The splits as stored.
 
     Raises:
-        DataError: Not prepared in `data_dir`, without image or label, or with images of several sizes.
+        DataError: Not prepared in `data_dir`, or without image or label.
     """
     builder = _builder(params)
     features = builder.info.features
     if "image" not in features or "label" not in features or features["image"].shape is None:
         raise DataError(f"{builder.data_path}: features {sorted(features)}; expected 'image' and 'label'")
-    if None in features["image"].shape:
-        raise DataError(
-            f"{builder.data_path}: images have shape {features['image'].shape}, so of several sizes; "
-            "expected one size; prepare a resized copy"
-        )
     names = {"train": params.train_split, "validation": params.validation_split, "test": params.test_split}
-    splits: dict[str, Source] = {}
-    for name, split in names.items():
-        if split is not None:
-            splits[name] = _open_split(builder, split, max_bytes=params.max_memory_mib * 2**20)
-    class_names = tuple(features["label"].names)
-    resident = {name: source for name, source in splits.items() if isinstance(source, ArraySource)}
-    if len(resident) == len(splits):
-        return open_arrays(resident, class_names, origin=builder.info.full_name)
-    return OpenedData(splits, class_names, {"origin": builder.info.full_name, "files": _digest_files(builder)})
+    splits = {name: _open_split(builder, split) for name, split in names.items() if split is not None}
+    shape = features["image"].shape
+    image = None if None in shape else ImageSpec(*shape)
+    identity = {"origin": builder.info.full_name, "files": _digest_files(builder)}
+    return OpenedData(splits, tuple(features["label"].names), identity, image)
 
 
 def _builder(params: TfdsParams) -> Any:
@@ -82,49 +68,36 @@ def _builder(params: TfdsParams) -> Any:
     return builder
 
 
-def _open_split(builder: Any, split: str, *, max_bytes: int) -> Source:
+def _open_split(builder: Any, split: str) -> Records:
     import tensorflow_datasets
 
     place = f"{builder.data_path}[{split}]"
     try:
-        records = builder.as_data_source(split=split, decoders={"image": tensorflow_datasets.decode.SkipDecoding()})
+        stored = builder.as_data_source(split=split, decoders={"image": tensorflow_datasets.decode.SkipDecoding()})
     except ValueError as error:
         raise DataError(f"{place}: {error}; the splits are {sorted(builder.info.splits)}") from None
-    source = _RecordSource(records, ImageSpec(*builder.info.features["image"].shape), place=place)
-    if len(source) == 0:
+    if len(stored) == 0:
         raise DataError(f"{place}: the split is empty; expected at least one example")
-    if len(source) * int(np.prod(source.spec)) > max_bytes:
-        return source
-    chunks = np.array_split(np.arange(len(source)), max(1, len(source) // 1024))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(source.fetch, chunks))
-    images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return ArraySource(images, labels, place=place)
+    return _TfdsRecords(stored, place=place)
 
 
-class _RecordSource:
-    """A split read from its ArrayRecord files as it is needed."""
+class _TfdsRecords:
+    """The image files and labels of a split."""
 
-    def __init__(self, records: Any, spec: ImageSpec, *, place: str) -> None:
-        self._records = records
-        self.spec = spec
+    def __init__(self, stored: Any, *, place: str) -> None:
+        self._stored = stored
         self._place = place
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._stored)
 
-    def fetch(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reads and decodes the examples at `ids`."""
-        from PIL import Image
+    def name(self, index: int) -> str:
+        """The record's number."""
+        return f"{self._place}[{index}]"
 
-        images = np.empty((len(ids), *self.spec), np.uint8)
-        labels = np.empty(len(ids), np.int64)
-        mode = "L" if self.spec.channels == 1 else "RGB"
-        for i, record in enumerate(self._records.__getitems__(ids.tolist())):
-            with Image.open(io.BytesIO(record["image"]), formats=["PNG", "JPEG"]) as image:
-                images[i] = np.asarray(image.convert(mode)).reshape(self.spec)
-            labels[i] = record["label"]
-        return images, labels.astype(np.int32)
+    def read(self, ids: np.ndarray) -> list[Record]:
+        """The records at `ids`."""
+        return [Record(r["image"], int(r["label"])) for r in self._stored.__getitems__(ids.tolist())]
 
 
 def _digest_files(builder: Any) -> str:

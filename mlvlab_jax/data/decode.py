@@ -1,0 +1,215 @@
+"""The one way from the bytes of an image file to pixels: training, evaluation, validation and serving call it.
+
+Rules: the format is told by the first bytes, whatever the name says; JPEG, PNG, WebP, GIF and BMP are read, of animations
+the first frame. The EXIF orientation is applied. Transparency is laid over white. 16-bit grey is rounded to 8 bits,
+16-bit colour keeps its high bytes. Palette, bilevel and CMYK (YCCK) become RGB. Colour profiles are ignored. A file that
+ends early is refused, never filled up with grey.
+"""
+
+import io
+import math
+import struct
+import zlib
+from typing import Literal, NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from mlvlab_jax.config.schema import PreprocessSpec
+
+Reason = Literal["unreadable", "empty", "format", "too large", "corrupt"]
+
+_READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"GIF8", GifImagePlugin.GifImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+)
+#: What Pillow's readers raise on bytes they cannot make sense of.
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, RuntimeError),
+    *(AttributeError, struct.error, zlib.error),
+)
+_FILTERS = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_ORIENTATION_TAG = 0x0112
+#: EXIF orientation -> (transpose, flip up-down, flip left-right), in this order.
+_TURNS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+class BadImageError(Exception):
+    """The bytes are not an image this project reads; `reason` is one of a fixed list, the message says more."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Header(NamedTuple):
+    """What a file says of itself: format ("JPEG"), stored width and height in pixels, EXIF orientation 1 to 8."""
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+
+
+def decode_image(data: bytes, spec: PreprocessSpec) -> np.ndarray:
+    """Pixels of an image file.
+
+    Args:
+        data: The whole file.
+        spec: What to make of it; without a size the image keeps its own.
+
+    Returns:
+        uint8 (h, w, c).
+
+    Raises:
+        BadImageError: Not an image of a known format, over the pixel cap, or broken.
+    """
+    image = _open(data)
+    header = _describe(image)
+    _check_size(header, spec.max_pixels)
+    target = spec.size
+    if target is not None and header.orientation >= 5:
+        target = (target[1], target[0])
+    mode = "L" if spec.channels == 1 else "RGB"
+    try:
+        pixels = _load_jpeg(data, header, mode, target, spec) if header.format == "JPEG" else None
+        decoded = _to_mode(image, mode) if pixels is None else Image.fromarray(pixels)
+        if target is not None:
+            decoded = _resize(decoded, target, spec)
+        return _turn(np.asarray(decoded).reshape(*decoded.size[::-1], len(mode)), header.orientation)
+    except _BROKEN as error:
+        raise BadImageError("corrupt", f"{header.format} of {header.width} x {header.height}: {error}") from None
+
+
+def read_header(data: bytes, spec: PreprocessSpec) -> Header:
+    """Header of an image file, under the same rules as `decode_image`; no pixel is decoded.
+
+    Raises:
+        BadImageError: Not an image of a known format, over the pixel cap, or with a broken header.
+    """
+    header = _describe(_open(data))
+    _check_size(header, spec.max_pixels)
+    return header
+
+
+def fit_pixels(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
+    """An image that is already decoded, uint8 (h, w, c), at the size and channels of `spec`."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = image.convert("L" if spec.channels == 1 else "RGB")
+    image = image if spec.size is None else _resize(image, spec.size, spec)
+    return np.asarray(image).reshape(*image.size[::-1], -1)
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """The file opened by the reader its first bytes name; only the header is parsed."""
+    if not data:
+        raise BadImageError("empty", "the file has no bytes")
+    for magic, reader in _READERS:
+        if data.startswith(magic) and (magic != b"RIFF" or data[8:12] == b"WEBP"):
+            try:
+                return reader(io.BytesIO(data))
+            except _BROKEN as error:
+                raise BadImageError("corrupt", f"{reader.format} with a broken header: {error}") from None
+    raise BadImageError("format", f"starts with {data[:8]!r}; expected JPEG, PNG, WebP, GIF or BMP")
+
+
+def _describe(image: ImageFile.ImageFile) -> Header:
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _BROKEN:
+        orientation = 1  # unreadable EXIF says nothing about the pixels
+    width, height = image.size
+    return Header(str(image.format), width, height, orientation if orientation in _TURNS else 1)
+
+
+def _check_size(header: Header, max_pixels: int) -> None:
+    if header.width * header.height > max_pixels:
+        raise BadImageError(
+            "too large", f"{header.width} x {header.height} pixels; expected at most {max_pixels} (preprocess.max_pixels)"
+        )
+    if header.width == 0 or header.height == 0:
+        raise BadImageError("corrupt", f"{header.width} x {header.height} pixels")
+
+
+def _load_jpeg(
+    data: bytes, header: Header, mode: str, target: tuple[int, int] | None, spec: PreprocessSpec
+) -> np.ndarray | None:
+    """Pixels by libjpeg-turbo, at the smallest of its scales that still reduces to the target; None: leave it to Pillow.
+
+    Pillow is left CMYK, and what libjpeg warns about: it refuses files that end early and lets harmless oddities pass.
+    """
+    least_height, least_width = _least_size(header, target, spec)
+    try:
+        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        if colorspace in ("CMYK", "YCCK"):
+            return None
+        wanted = "GRAY" if mode == "L" else "RGB"
+        return simplejpeg.decode_jpeg(data, wanted, min_height=least_height, min_width=least_width)
+    except ValueError:
+        return None
+
+
+def _least_size(header: Header, target: tuple[int, int] | None, spec: PreprocessSpec) -> tuple[int, int]:
+    """Height and width below which a decoded image would have to be enlarged to make the target; 0: any."""
+    if target is None:
+        return 0, 0
+    vertical, horizontal = target[0] / header.height, target[1] / header.width
+    if spec.resize != "stretch":
+        vertical = horizontal = max(vertical, horizontal) if spec.resize == "crop" else min(vertical, horizontal)
+    return math.ceil(header.height * min(vertical, 1)), math.ceil(header.width * min(horizontal, 1))
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """8-bit RGB or grey of any mode Pillow loads."""
+    image.load()
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return image.convert("RGB").convert(mode) if image.mode != mode else image
+
+
+def _resize(image: Image.Image, target: tuple[int, int], spec: PreprocessSpec) -> Image.Image:
+    height, width = target
+    method = _FILTERS[spec.filter]
+    if spec.resize == "pad":
+        scale = min(height / image.height, width / image.width)
+        inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        canvas = Image.new(image.mode, (width, height))
+        canvas.paste(image.resize(inner, method), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        return canvas
+    box = (0.0, 0.0, float(image.width), float(image.height))
+    if spec.resize == "crop":
+        scale = max(height / image.height, width / image.width)
+        left, top = (image.width - width / scale) / 2, (image.height - height / scale) / 2
+        box = (max(left, 0.0), max(top, 0.0), image.width - max(left, 0.0), image.height - max(top, 0.0))
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), method, box=box)
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels as the camera was held."""
+    transpose, up_down, left_right = _TURNS.get(orientation, (False, False, False))
+    pixels = pixels.swapaxes(0, 1) if transpose else pixels
+    pixels = pixels[::-1] if up_down else pixels
+    return pixels[:, ::-1] if left_right else pixels

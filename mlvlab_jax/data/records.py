@@ -1,0 +1,110 @@
+"""Stored images decoded as they are asked for, or all at once into memory."""
+
+import os
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from mlvlab_jax.config.schema import PreprocessSpec
+from mlvlab_jax.data.decode import BadImageError, decode_image
+from mlvlab_jax.data.source import ArraySource, Examples, Record, Records
+from mlvlab_jax.types import ImageSpec
+
+#: A larger file is no photograph; it is refused before it fills the memory.
+_MAX_FILE_BYTES = 256 * 2**20
+
+
+class FileRecords:
+    """Image files of one split.
+
+    Args:
+        root: Folder the paths are relative to.
+        paths: Of the files, relative or absolute.
+        labels: int64 (n).
+    """
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray) -> None:
+        self._root = root
+        self.paths = paths
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Path of the file."""
+        return str(self._root / self.paths[index])
+
+    def read(self, ids: np.ndarray) -> list[Record]:
+        """The files at `ids`, whole."""
+        return [self._read(index) for index in ids.tolist()]
+
+    def _read(self, index: int) -> Record:
+        label = int(self.labels[index])
+        try:
+            with (self._root / self.paths[index]).open("rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return Record(b"", label, "not a file")
+                if status.st_size > _MAX_FILE_BYTES:
+                    return Record(b"", label, f"{status.st_size} bytes; expected at most {_MAX_FILE_BYTES}")
+                return Record(file.read(), label)
+        except OSError as error:
+            return Record(b"", label, error.strerror or "cannot be read")
+
+
+class DecodedSource:
+    """A split of stored images as pixels of one size.
+
+    Args:
+        records: The stored images.
+        preprocess: What to make of them; with size and channels set.
+    """
+
+    def __init__(self, records: Records, preprocess: PreprocessSpec) -> None:
+        if preprocess.size is None or preprocess.channels is None:
+            raise ValueError("a decoded source needs a size and channels")
+        self._records = records
+        self._preprocess = preprocess
+        self.spec = ImageSpec(*preprocess.size, preprocess.channels)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        """The stored image's own name."""
+        return self._records.name(index)
+
+    def fetch(self, ids: np.ndarray) -> Examples:
+        """Reads and decodes the examples at `ids`."""
+        image = np.zeros((len(ids), *self.spec), np.uint8)
+        label = np.empty(len(ids), np.int32)
+        bad: dict[int, str] = {}
+        for at, record in enumerate(self._records.read(ids)):
+            label[at] = record.label
+            try:
+                if record.problem:
+                    raise BadImageError("unreadable", record.problem)
+                image[at] = decode_image(record.data, self._preprocess)
+            except BadImageError as error:
+                bad[at] = f"{error.reason}: {error}"
+        return Examples(image, label, bad)
+
+    def load(self, *, place: str) -> ArraySource:
+        """The whole split, decoded into memory by all cores."""
+        image = np.empty((len(self), *self.spec), np.uint8)
+        label = np.empty(len(self), np.int64)
+        bad: dict[int, str] = {}
+
+        def load_chunk(ids: np.ndarray) -> None:
+            examples = self.fetch(ids)
+            image[ids], label[ids] = examples.image, examples.label
+            bad.update({int(ids[at]): why for at, why in examples.bad.items()})
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
+            list(pool.map(load_chunk, chunks))
+        return ArraySource(image, label, place=place, bad=bad, names=self._records)
