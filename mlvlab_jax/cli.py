@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "train a model from a configuration, or go on training",
     "evaluate": "measure a checkpoint of a run",
+    "validate": "check every example of the data, and list what is wrong",
 }
 
 

@@ -47,6 +47,8 @@ class PipelineConfig:
     """MiB of decoded images a split may take to be decoded once and held in memory; a larger one is read as needed."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a split's examples that may turn out unreadable before the run stops."""
+    quarantine: str | None = None
+    """A quarantine.jsonl as `mlvlab validate` and training write it: what it lists is left out; null: nothing."""
     validation_fraction: Fraction = 0.1
     """Share of the training split held out where the source has no validation split of its own; 0 for none."""
     mean: tuple[float, ...] = (0.5,)
@@ -61,6 +63,24 @@ class PipelineConfig:
     """Processes that read ahead in place of threads, for sources in pure Python; they never see the accelerator."""
     prefetch_batches: Positive = Field(default=4, json_schema_extra=OPERATIONAL)
     """Batches kept ready; more hides slower storage and takes more memory."""
+
+
+@configclass
+class ValidationConfig:
+    """Checks of the data: a few before training, all of them by `mlvlab validate`."""
+
+    mode: Literal["strict", "warn", "off"] = Field(default="warn", json_schema_extra=OPERATIONAL)
+    """strict: an error stops training, and `mlvlab validate` ends with 65. warn: it is named. off: not in training."""
+    validator: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Dotted name of a DataValidator of your own that `mlvlab validate` also asks, made with valid_labels and shape."""
+    min_side: Positive = Field(default=8, json_schema_extra=OPERATIONAL)
+    """Pixels; an image with a shorter side is tiny."""
+    max_aspect: Annotated[float, Field(ge=1)] = Field(default=4.0, json_schema_extra=OPERATIONAL)
+    """Longer by shorter side beyond which an image is oddly shaped; cropping loses most of it."""
+    max_imbalance: Annotated[float, Field(ge=1)] = Field(default=10.0, json_schema_extra=OPERATIONAL)
+    """Largest by smallest class beyond which a split is called imbalanced."""
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=8)] = Field(default=4, json_schema_extra=OPERATIONAL)
+    """Bits of 64 in which the perceptual hashes of two images may differ that look the same."""
 
 
 @configclass
@@ -168,6 +188,8 @@ class Config:
     """The images."""
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
     """From the source to the network's input."""
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    """Checks of the data."""
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     """How long, how large and how fast."""
     optimizer: Annotated[Spec, PluginField(OPTIMIZERS)] = Field(default_factory=default_spec(OPTIMIZERS, "adamw"))

@@ -1,9 +1,9 @@
 """The one way from the bytes of an image file to pixels: training, evaluation, validation and serving call it.
 
-Rules: the format is told by the first bytes, whatever the name says; JPEG, PNG, WebP, GIF and BMP are read, of animations
-the first frame. The EXIF orientation is applied. Transparency is laid over white. 16-bit grey is rounded to 8 bits,
-16-bit colour keeps its high bytes. Palette, bilevel and CMYK (YCCK) become RGB. Colour profiles are ignored. A file that
-ends early is refused, never filled up with grey.
+Rules: the format is told by the first bytes, whatever the name says; JPEG, PNG, WebP, GIF and BMP are read, of
+animations the first frame. The EXIF orientation is applied. Transparency is laid over white. 16-bit grey is rounded to
+8 bits, 16-bit colour keeps its high bytes. Palette, bilevel and CMYK (YCCK) become RGB. Colour profiles are ignored. A
+file that ends early is refused, never filled up with grey. One over the pixel cap is refused from its header.
 """
 
 import io
@@ -30,7 +30,7 @@ _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
 #: What Pillow's readers raise on bytes they cannot make sense of.
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, RuntimeError),
-    *(AttributeError, struct.error, zlib.error),
+    *(AttributeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 _FILTERS = {
     "box": Image.Resampling.BOX,
@@ -58,6 +58,10 @@ class BadImageError(Exception):
         super().__init__(message)
         self.reason = reason
 
+    def describe(self) -> str:
+        """'reason: message', as it is written into a quarantine."""
+        return f"{self.reason}: {self}"
+
 
 class Header(NamedTuple):
     """What a file says of itself: format ("JPEG"), stored width and height in pixels, EXIF orientation 1 to 8."""
@@ -81,9 +85,12 @@ def decode_image(data: bytes, spec: PreprocessSpec) -> np.ndarray:
     Raises:
         BadImageError: Not an image of a known format, over the pixel cap, or broken.
     """
-    image = _open(data)
-    header = _describe(image)
-    _check_size(header, spec.max_pixels)
+    return inspect_image(data, spec)[1]
+
+
+def inspect_image(data: bytes, spec: PreprocessSpec) -> tuple[Header, np.ndarray]:
+    """Header and pixels of an image file; all else as of `decode_image`."""
+    image, header = _open(data, spec.max_pixels)
     target = spec.size
     if target is not None and header.orientation >= 5:
         target = (target[1], target[0])
@@ -93,7 +100,7 @@ def decode_image(data: bytes, spec: PreprocessSpec) -> np.ndarray:
         decoded = _to_mode(image, mode) if pixels is None else Image.fromarray(pixels)
         if target is not None:
             decoded = _resize(decoded, target, spec)
-        return _turn(np.asarray(decoded).reshape(*decoded.size[::-1], len(mode)), header.orientation)
+        return header, _turn(np.asarray(decoded).reshape(*decoded.size[::-1], len(mode)), header.orientation)
     except _BROKEN as error:
         raise BadImageError("corrupt", f"{header.format} of {header.width} x {header.height}: {error}") from None
 
@@ -104,9 +111,7 @@ def read_header(data: bytes, spec: PreprocessSpec) -> Header:
     Raises:
         BadImageError: Not an image of a known format, over the pixel cap, or with a broken header.
     """
-    header = _describe(_open(data))
-    _check_size(header, spec.max_pixels)
-    return header
+    return _open(data, spec.max_pixels)[1]
 
 
 def fit_pixels(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
@@ -117,41 +122,70 @@ def fit_pixels(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return np.asarray(image).reshape(*image.size[::-1], -1)
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """The file opened by the reader its first bytes name; only the header is parsed."""
+def _open(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, Header]:
+    """The file opened by the reader its first bytes name; only the header is parsed, and held against the pixel cap."""
     if not data:
         raise BadImageError("empty", "the file has no bytes")
-    for magic, reader in _READERS:
-        if data.startswith(magic) and (magic != b"RIFF" or data[8:12] == b"WEBP"):
-            try:
-                return reader(io.BytesIO(data))
-            except _BROKEN as error:
-                raise BadImageError("corrupt", f"{reader.format} with a broken header: {error}") from None
-    raise BadImageError("format", f"starts with {data[:8]!r}; expected JPEG, PNG, WebP, GIF or BMP")
+    reader = next((reader for magic, reader in _READERS if data.startswith(magic)), None)
+    if reader is None or (data.startswith(b"RIFF") and data[8:12] != b"WEBP"):
+        raise BadImageError("format", f"starts with {data[:8]!r}; expected JPEG, PNG, WebP, GIF or BMP")
+    if reader is WebPImagePlugin.WebPImageFile:
+        _check_size(*_read_webp_size(data), max_pixels)  # the reader itself allocates the whole canvas
+    try:
+        image = reader(io.BytesIO(data))
+    except _BROKEN as error:
+        raise BadImageError("corrupt", f"{reader.format} with a broken header: {error}") from None
+    width, height = image.size
+    _check_size(width, height, max_pixels)
+    return image, Header(str(image.format), width, height, _read_orientation(image, data))
 
 
-def _describe(image: ImageFile.ImageFile) -> Header:
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BadImageError(
+            "too large", f"{width} x {height} pixels; expected at most {max_pixels} (preprocess.max_pixels)"
+        )
+    if width == 0 or height == 0:
+        raise BadImageError("corrupt", f"{width} x {height} pixels")
+
+
+def _read_webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the canvas, from the first chunk after the RIFF header."""
+    kind, head = data[12:16], data[20:30]
+    if kind == b"VP8X" and len(head) == 10:
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if kind == b"VP8L" and len(head) >= 5:
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and len(head) == 10:
+        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+    raise BadImageError("corrupt", f"WEBP with a broken header: its first chunk is {kind!r}")
+
+
+def _read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
+    if image.format == "PNG" and "exif" not in image.info:
+        image.info["exif"] = _find_png_exif(data)  # else Pillow decodes the pixels to see what comes after them
     try:
         orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _BROKEN:
-        orientation = 1  # unreadable EXIF says nothing about the pixels
-    width, height = image.size
-    return Header(str(image.format), width, height, orientation if orientation in _TURNS else 1)
+        return 1  # unreadable EXIF says nothing about the pixels
+    return orientation if orientation in _TURNS else 1
 
 
-def _check_size(header: Header, max_pixels: int) -> None:
-    if header.width * header.height > max_pixels:
-        raise BadImageError(
-            "too large", f"{header.width} x {header.height} pixels; expected at most {max_pixels} (preprocess.max_pixels)"
-        )
-    if header.width == 0 or header.height == 0:
-        raise BadImageError("corrupt", f"{header.width} x {header.height} pixels")
+def _find_png_exif(data: bytes) -> bytes | None:
+    start = 8
+    while (kind := data[start + 4 : start + 8]) not in (b"", b"IEND"):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        if kind == b"eXIf":
+            return data[start + 8 : end]
+        start = end + 4
+    return None
 
 
 def _load_jpeg(
     data: bytes, header: Header, mode: str, target: tuple[int, int] | None, spec: PreprocessSpec
 ) -> np.ndarray | None:
-    """Pixels by libjpeg-turbo, at the smallest of its scales that still reduces to the target; None: leave it to Pillow.
+    """Pixels by libjpeg-turbo, at the smallest of its scales that still reduces to the target; None: left to Pillow.
 
     Pillow is left CMYK, and what libjpeg warns about: it refuses files that end early and lets harmless oddities pass.
     """

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec
 from mlvlab_jax.data.decode import fit_pixels
+from mlvlab_jax.data.quarantine import read_left_out
 from mlvlab_jax.data.records import DecodedSource
-from mlvlab_jax.data.source import ArraySource, OpenedData, Records, Source
+from mlvlab_jax.data.source import ArraySource, OpenedData, Records, Source, check_labels
 from mlvlab_jax.data.stream import Split, permute
 from mlvlab_jax.errors import ConfigError, DataError
+from mlvlab_jax.files import sha256_file
 from mlvlab_jax.plugins import SOURCES, Spec
 from mlvlab_jax.types import ImageSpec
 
@@ -54,18 +57,28 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         DataError: Missing or unusable data, or nothing left to train on.
     """
     opened: OpenedData = SOURCES.build(source)
-    preprocess = _complete(pipeline.preprocess, opened.image, source.name)
+    preprocess = complete_preprocess(pipeline.preprocess, opened.image, source.name)
     max_bytes = pipeline.max_memory_mib * 2**20
+    left_out: dict[str, np.ndarray] = {}
+    identity = dict(opened.identity)
+    if pipeline.quarantine is not None:
+        left_out = read_left_out(Path(pipeline.quarantine).expanduser(), opened.splits)
+        identity["quarantine"] = sha256_file(Path(pipeline.quarantine).expanduser())
     splits = {}
     for name, stored in opened.splits.items():
         pixels = _to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
-        splits[name] = Split(name, pixels, np.arange(len(pixels)))
+        splits[name] = Split(name, pixels, _choose(pixels, left_out.get(name), opened, place=f"{source.name}[{name}]"))
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
-    return Data(splits, preprocess, opened.class_names, opened.identity)
+    return Data(splits, preprocess, opened.class_names, identity)
 
 
-def _complete(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) -> PreprocessSpec:
+def complete_preprocess(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) -> PreprocessSpec:
+    """`preprocess` with size and channels, which default to those of `image`, the shape all images of the source have.
+
+    Raises:
+        ConfigError: There is no such shape, and no size.
+    """
     if preprocess.size is None and image is None:
         raise ConfigError(
             f"{source!r} reads images of any size; expected the size to bring them to, for example size: [224, 224]",
@@ -76,9 +89,20 @@ def _complete(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) 
     return dataclasses.replace(preprocess, size=size, channels=channels)
 
 
-def _to_pixels(
-    stored: ArraySource | Records, preprocess: PreprocessSpec, *, max_bytes: int, place: str
-) -> Source:
+def _choose(source: Source, left_out: np.ndarray | None, opened: OpenedData, *, place: str) -> np.ndarray:
+    """Indices, int64 (n), of the examples that are not left out."""
+    ids = np.arange(len(source))
+    if left_out is not None:
+        ids = np.setdiff1d(ids, left_out, assume_unique=True)
+    if len(ids) == 0:
+        raise DataError(f"{place}: pipeline.quarantine lists all of its {len(source)} examples; repair the data first")
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        check_labels(labels, ids=ids, num_classes=len(opened.class_names), place=getattr(source, "place", place))
+    return ids
+
+
+def _to_pixels(stored: ArraySource | Records, preprocess: PreprocessSpec, *, max_bytes: int, place: str) -> Source:
     if isinstance(stored, ArraySource):
         return _fit(stored, preprocess)
     decoded = DecodedSource(stored, preprocess)

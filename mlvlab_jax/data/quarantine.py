@@ -1,11 +1,15 @@
 """Examples that could not be read: written down with their reason, counted, and limited."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from mlvlab_jax.data.source import ArraySource, Records
 from mlvlab_jax.errors import DataError
+from mlvlab_jax.files import write_atomic
 
 
 class BadExample(NamedTuple):
@@ -25,6 +29,60 @@ def refuse_bad(found: Sequence[BadExample]) -> None:
     """
     if found:
         raise DataError(f"{found[0].name}: {found[0].reason}; replace or remove the file")
+
+
+def write_quarantine(path: Path, examples: Sequence[BadExample]) -> None:
+    """Writes the list of examples to leave out, one JSON line each."""
+    write_atomic(path, "".join(json.dumps(example._asdict()) + "\n" for example in examples).encode())
+
+
+def read_left_out(path: Path, splits: Mapping[str, ArraySource | Records]) -> dict[str, np.ndarray]:
+    """The examples that the list at `path` names: their indices, int64 (n), in each split of the source.
+
+    An example is found by its name; its index only tells apart those of one name. A split that the source lacks is the
+    part of its training split that a run held out.
+
+    Raises:
+        DataError: The list cannot be read, or names an example that is not there.
+    """
+    left_out: dict[str, set[int]] = {name: set() for name in splits}
+    indices: dict[str, dict[str, int]] = {}
+    for place, example in _read_list(path):
+        split = example.split if example.split in splits else "train"
+        records, index = splits[split], example.example_id
+        if not (0 <= index < len(records) and records.name(index) == example.name):
+            if split not in indices:
+                indices[split] = {records.name(i): i for i in range(len(records))}
+            if example.name not in indices[split]:
+                raise DataError(
+                    f"{place}: {example.name!r} is not in split {split!r} of the data; expected an example of it; "
+                    "remove the line, or write the list anew with mlvlab validate"
+                )
+            index = indices[split][example.name]
+        left_out[split].add(index)
+    return {split: np.array(sorted(ids), np.int64) for split, ids in left_out.items()}
+
+
+def _read_list(path: Path) -> list[tuple[str, BadExample]]:
+    """('file:line', example) of each line."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}; set pipeline.quarantine to a quarantine.jsonl, or to null"
+        ) from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            example: BadExample | None = BadExample(**json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            example = None
+        if example is None or [type(value) for value in example] != [str, int, str, str]:
+            raise DataError(
+                f"{path}:{number}: {line[:80]!r}; expected an object with {BadExample._fields}; remove the line"
+            )
+        found.append((f"{path}:{number}", example))
+    return found
 
 
 class Quarantine:
@@ -72,7 +130,7 @@ class Quarantine:
         if len(bad) > self._max_bad_fraction * self._sizes[split] or len(bad) == self._sizes[split]:
             listed = "\n".join(f"  {example.name}: {example.reason}" for example in bad[:10])
             raise DataError(
-                f"{len(bad)} of {self._sizes[split]} examples of split {split!r} are unreadable, more than the share of "
-                f"{self._max_bad_fraction:g} in pipeline.max_bad_fraction; the first are\n{listed}\n"
+                f"{len(bad)} of {self._sizes[split]} examples of split {split!r} are unreadable, more than the share "
+                f"of {self._max_bad_fraction:g} in pipeline.max_bad_fraction; the first are\n{listed}\n"
                 f"{f'all are in {self._path}; ' if self._path else ''}repair or remove the files"
             )

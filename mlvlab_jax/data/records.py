@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlvlab_jax.config.schema import PreprocessSpec
-from mlvlab_jax.data.decode import BadImageError, decode_image
+from mlvlab_jax.data.decode import BadImageError, Header, inspect_image
 from mlvlab_jax.data.source import ArraySource, Examples, Record, Records
 from mlvlab_jax.types import ImageSpec
 
@@ -56,6 +56,17 @@ class FileRecords:
             return Record(b"", label, error.strerror or "cannot be read")
 
 
+def decode_record(record: Record, preprocess: PreprocessSpec) -> tuple[Header, np.ndarray]:
+    """Header and pixels, uint8 (h, w, c), of a stored image.
+
+    Raises:
+        BadImageError: It could not be read or decoded.
+    """
+    if record.problem:
+        raise BadImageError("unreadable", record.problem)
+    return inspect_image(record.data, preprocess)
+
+
 class DecodedSource:
     """A split of stored images as pixels of one size.
 
@@ -74,6 +85,11 @@ class DecodedSource:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """All labels, int64 (n), where they are known before anything is read."""
+        return getattr(self._records, "labels", None)
+
     def name(self, index: int) -> str:
         """The stored image's own name."""
         return self._records.name(index)
@@ -86,11 +102,9 @@ class DecodedSource:
         for at, record in enumerate(self._records.read(ids)):
             label[at] = record.label
             try:
-                if record.problem:
-                    raise BadImageError("unreadable", record.problem)
-                image[at] = decode_image(record.data, self._preprocess)
+                image[at] = decode_record(record, self._preprocess)[1]
             except BadImageError as error:
-                bad[at] = f"{error.reason}: {error}"
+                bad[at] = error.describe()
         return Examples(image, label, bad)
 
     def load(self, *, place: str) -> ArraySource:

@@ -106,7 +106,7 @@ class ArraySource:
                 "scale to 0..255 and convert"
             )
         if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
-            raise DataError(f"{place}: labels are {label.dtype} {label.shape}; expected integers (n)")
+            raise DataError(f"{place}: labels are {label.dtype} {label.shape}{_odd(label)}; expected integers (n)")
         if len(image) != len(label):
             raise DataError(f"{place}: {len(image)} images but {len(label)} labels; expected one label an image")
         self._image = image
@@ -149,15 +149,13 @@ def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | 
     """In-memory splits as opened data; class names default to the numbers up to the largest training label.
 
     Raises:
-        DataError: A split is empty, a label is out of range, or the splits differ in image shape.
+        DataError: A split is empty, or the splits differ in image shape.
     """
     for name, source in splits.items():
         if len(source) == 0:
             raise DataError(f"{source.place}: split {name!r} is empty; expected at least one example")
     if class_names is None:
         class_names = [str(k) for k in range(int(splits["train"].labels.max()) + 1)]
-    for source in splits.values():
-        check_labels(source.labels, num_classes=len(class_names), place=source.place)
     specs = {name: tuple(source.spec) for name, source in splits.items()}
     if len(set(specs.values())) > 1:
         raise DataError(f"{origin}: splits differ in image shape: {specs}; expected one shape")
@@ -165,17 +163,26 @@ def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | 
     return OpenedData(splits, tuple(class_names), {"origin": origin, **identity}, splits["train"].spec)
 
 
-def check_labels(labels: np.ndarray, *, num_classes: int, place: str) -> None:
-    """Refuses labels outside [0, num_classes).
+def _odd(label: np.ndarray) -> str:
+    """', of which 2 are NaN or no whole number, first at index 5' for floating-point labels."""
+    if not np.issubdtype(label.dtype, np.floating):
+        return ""
+    odd = np.flatnonzero(np.isnan(label) | (label != np.floor(label)))
+    return f", of which {len(odd)} are NaN or no whole number, first at index {odd[0]}" if len(odd) else ""
+
+
+def check_labels(labels: np.ndarray, *, ids: np.ndarray, num_classes: int, place: str) -> None:
+    """Refuses labels outside [0, num_classes) among the examples `ids`.
 
     Raises:
         DataError: Names how many, the first of them and its index.
     """
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    bad = ids[(labels[ids] < 0) | (labels[ids] >= num_classes)]
     if len(bad):
         raise DataError(
             f"{place}: {len(bad)} labels out of range, first {labels[bad[0]]} at index {bad[0]}; "
-            f"expected 0..{num_classes - 1} for {num_classes} classes; correct the labels or the class list"
+            f"expected 0..{num_classes - 1} for {num_classes} classes; correct the labels or the class list, or leave "
+            "these examples out by the list that mlvlab validate writes (pipeline.quarantine)"
         )
 
 

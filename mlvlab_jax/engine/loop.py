@@ -11,6 +11,7 @@ import numpy as np
 from mlvlab_jax.config.load import to_tree, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import double_buffer
+from mlvlab_jax.data.inspection import check_before_training
 from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.data.stream import Readers, Shard, train_stream
 from mlvlab_jax.engine.checkpoint import CheckpointStore
@@ -55,6 +56,8 @@ def run(
     """
     clock = PhaseClock()
     experiment = make_experiment(config)
+    for line in check_before_training(experiment.data, config.validation):
+        tracker.note(line)
     write_start(workdir, config, data_identity=dict(experiment.data.identity))
     mode = config.training.early_stopping.mode
     with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode) as store:
