@@ -97,7 +97,9 @@ def inspect_image(data: bytes, spec: PreprocessSpec) -> tuple[Header, np.ndarray
     mode = "L" if spec.channels == 1 else "RGB"
     try:
         pixels = _load_jpeg(data, header, mode, target, spec) if header.format == "JPEG" else None
-        decoded = _to_mode(image, mode) if pixels is None else Image.fromarray(pixels)
+        decoded = (
+            _to_mode(image, mode) if pixels is None else Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
+        )
         if target is not None:
             decoded = _resize(decoded, target, spec)
         return header, _turn(np.asarray(decoded).reshape(*decoded.size[::-1], len(mode)), header.orientation)

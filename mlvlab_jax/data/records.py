@@ -45,7 +45,8 @@ class FileRecords:
     def _read(self, index: int) -> Record:
         label = int(self.labels[index])
         try:
-            with (self._root / self.paths[index]).open("rb") as file:
+            # Not blocking, or a FIFO would wait for somebody to write into it.
+            with os.fdopen(os.open(self._root / self.paths[index], os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     return Record(b"", label, "not a file")
