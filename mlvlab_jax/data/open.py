@@ -7,9 +7,9 @@ import numpy as np
 
 from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec
 from mlvlab_jax.data.decode import fit_pixels
-from mlvlab_jax.data.records import DecodedSource
-from mlvlab_jax.data.source import ArraySource, OpenedData, Records, Source
-from mlvlab_jax.data.stream import Split, permute
+from mlvlab_jax.data.order import Part, Split, permute
+from mlvlab_jax.data.records import DecodedSource, MixedSource
+from mlvlab_jax.data.source import ArraySource, Mixed, OpenedData, Source, Stored
 from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.plugins import SOURCES, Spec
 from mlvlab_jax.types import ImageSpec
@@ -59,7 +59,9 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
     splits = {}
     for name, stored in opened.splits.items():
         pixels = _to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
-        splits[name] = Split(name, pixels, np.arange(len(pixels)))
+        weights = opened.weights.get(name)
+        weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
+        splits[name] = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights)
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
     return Data(splits, preprocess, opened.class_names, opened.identity)
@@ -76,14 +78,26 @@ def _complete(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) 
     return dataclasses.replace(preprocess, size=size, channels=channels)
 
 
-def _to_pixels(
-    stored: ArraySource | Records, preprocess: PreprocessSpec, *, max_bytes: int, place: str
-) -> Source:
+def _to_pixels(stored: Stored, preprocess: PreprocessSpec, *, max_bytes: int, place: str) -> Source:
     if isinstance(stored, ArraySource):
         return _fit(stored, preprocess)
+    if isinstance(stored, Mixed):
+        sources = [_to_pixels(part, preprocess, max_bytes=max_bytes, place=place) for part in stored.parts]
+        return MixedSource(sources, stored.labels)
     decoded = DecodedSource(stored, preprocess)
     fits = len(decoded) * int(np.prod(decoded.spec)) <= max_bytes
     return decoded.load(place=place) if fits else decoded
+
+
+def _parts(stored: Stored) -> tuple[Part, ...] | None:
+    """The parts of a mixture with shares; what rounding leaves over goes to the first."""
+    if not isinstance(stored, Mixed) or stored.shares is None:
+        return None
+    ends = np.cumsum([len(part) for part in stored.parts]).tolist()
+    counts = [round(share * stored.epoch_size) for share in stored.shares]
+    counts[0] += stored.epoch_size - sum(counts)
+    ranges = zip([0, *ends], ends, counts, strict=False)
+    return tuple(Part(np.arange(start, end), count) for start, end, count in ranges)
 
 
 def _fit(source: ArraySource, preprocess: PreprocessSpec) -> ArraySource:
@@ -103,6 +117,6 @@ def _hold_out(train: Split, fraction: float, seed: int, *, place: str) -> dict[s
         )
     held, kept = np.sort(order[:count]), np.sort(order[count:])
     return {
-        "train": Split("train", train.source, train.ids[kept]),
-        "validation": Split("validation", train.source, train.ids[held]),
+        "train": train.subset("train", train.ids[kept]),
+        "validation": train.subset("validation", train.ids[held]),
     }

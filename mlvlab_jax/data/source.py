@@ -32,6 +32,10 @@ class Source(Protocol):
     def spec(self) -> ImageSpec:
         """Shape of every image."""
 
+    @property
+    def resident(self) -> bool:
+        """Whether the pixels are in memory, so that a batch costs next to nothing."""
+
     def __len__(self) -> int:
         """Number of examples."""
 
@@ -68,12 +72,14 @@ class OpenedData:
     """All a source has to say: its splits ("train" at least), class names, and what identifies its bytes.
 
     image: the shape all images have, or None where they have several.
+    weights: for some splits how much each example counts in the training loss, float (n), >= 0.
     """
 
-    splits: Mapping[str, "ArraySource | Records"]
+    splits: Mapping[str, "Stored"]
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
     image: ImageSpec | None
+    weights: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class ArraySource:
@@ -112,6 +118,7 @@ class ArraySource:
         self._image = image
         self._label = label.astype(np.int64)
         self._bad = bad
+        self.resident = True
         self._names = names
         self.place = place
 
@@ -143,6 +150,26 @@ class ArraySource:
         digest.update(np.ascontiguousarray(self._image).data)
         digest.update(self._label.data)
         return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """Several stored splits as one, their examples numbered on from part to part.
+
+    labels: for each part, the label here of each of its own labels, int64 (k). shares: what each part gives of an epoch;
+    they add up to 1. None: every example once. epoch_size: examples in an epoch where there are shares.
+    """
+
+    parts: tuple["Stored", ...]
+    labels: tuple[np.ndarray, ...]
+    shares: tuple[float, ...] | None = None
+    epoch_size: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+
+Stored = ArraySource | Records | Mixed
 
 
 def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | None, *, origin: str) -> OpenedData:

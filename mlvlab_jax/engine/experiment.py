@@ -46,7 +46,7 @@ def make_experiment(config: Config) -> Experiment:
     metrics = [METRICS.build(spec) for spec in config.evaluation.metrics]
     data = open_data(config.data, config.pipeline, seed=config.seed)
     _check(config, data, metrics)
-    horizon = Horizon.of(config.training, config.evaluation, len(data.train))
+    horizon = Horizon.of(config.training, config.evaluation, data.train.epoch_size)
     dtype: Any = jnp.dtype(config.training.precision)
     model = MODELS.build(config.model, num_classes=len(data.class_names), image=data.spec, dtype=dtype)
     optimizer = make_optimizer(config.optimizer, config.schedule, config.training, horizon)

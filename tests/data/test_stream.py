@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.data.source import ArraySource
-from mlvlab_jax.data.stream import Readers, Shard, Split, eval_stream, permute, train_stream
+from mlvlab_jax.data.order import Split, permute
+from mlvlab_jax.data.stream import Readers, Shard, eval_stream, train_stream
 
 
 @pytest.fixture
