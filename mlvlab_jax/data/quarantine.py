@@ -57,10 +57,11 @@ class Quarantine:
         Raises:
             DataError: More than the allowed share of a split is unreadable; the message names the first files.
         """
-        new = [example for example in found if (example.split, example.example_id) not in self._known]
+        by_place = {(example.split, example.example_id): example for example in found}
+        new = [example for place, example in by_place.items() if place not in self._known]
         if not new:
             return
-        self._known |= {(example.split, example.example_id): example for example in new}
+        self._known |= by_place
         if self._path is not None:
             with self._path.open("a") as file:
                 file.writelines(json.dumps(example._asdict()) + "\n" for example in new)
