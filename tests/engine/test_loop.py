@@ -21,7 +21,7 @@ SMALL_DATA = {"name": "digits"}
 
 
 def training_records(tracker):
-    timing = ("images_per_second",)
+    timing = ("images_per_second", "input_wait")
     return [(step, {k: v for k, v in values.items() if k not in timing}) for step, values in tracker.records]
 
 
