@@ -16,6 +16,7 @@ from mlvlab_jax.types import ImageSpec
 
 #: Keeps the held-out part apart from the orders of the epochs, which use small numbers.
 _HOLD_OUT_STREAM = 2**63
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         splits[name] = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights)
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
+    splits = {name: splits[name] for name in _SPLITS if name in splits}
     return Data(splits, preprocess, opened.class_names, opened.identity)
 
 
