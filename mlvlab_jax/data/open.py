@@ -7,6 +7,7 @@ import numpy as np
 
 from mlvlab_jax.data.source import OpenedData
 from mlvlab_jax.data.stream import Split, permute
+from mlvlab_jax.data.versions import DataVersion, read_versions
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, Spec
 from mlvlab_jax.types import ImageSpec
@@ -23,6 +24,7 @@ class Data:
     spec: ImageSpec
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
+    versions: tuple[DataVersion, ...] = ()
 
     @property
     def train(self) -> Split:
@@ -48,7 +50,7 @@ def open_data(source: Spec, *, validation_fraction: float, seed: int) -> Data:
     splits = {name: Split(split, np.arange(len(split))) for name, split in opened.splits.items()}
     if "validation" not in splits and validation_fraction > 0:
         splits |= _hold_out(splits["train"], validation_fraction, seed, place=source.name)
-    return Data(splits, next(iter(specs.values())), opened.class_names, opened.identity)
+    return Data(splits, next(iter(specs.values())), opened.class_names, opened.identity, read_versions(opened.paths))
 
 
 def _hold_out(train: Split, fraction: float, seed: int, *, place: str) -> dict[str, Split]:

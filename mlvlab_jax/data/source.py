@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -27,11 +28,15 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class OpenedData:
-    """All a source has to say: its splits ("train" at least), class names, and what identifies its bytes."""
+    """All a source has to say: its splits ("train" at least), class names, and what identifies its bytes.
+
+    paths: files and folders it was read from, of which the data version is looked up; none for data made or shipped.
+    """
 
     splits: Mapping[str, Source]
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
+    paths: tuple[Path, ...] = ()
 
 
 class ArraySource:
@@ -86,7 +91,9 @@ class ArraySource:
         return digest.hexdigest()
 
 
-def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | None, *, origin: str) -> OpenedData:
+def open_arrays(
+    splits: Mapping[str, ArraySource], class_names: Sequence[str] | None, *, origin: str, paths: tuple[Path, ...] = ()
+) -> OpenedData:
     """In-memory splits as opened data; class names default to the numbers up to the largest training label.
 
     Raises:
@@ -100,7 +107,7 @@ def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | 
     for source in splits.values():
         check_labels(source.labels, num_classes=len(class_names), place=source.place)
     identity = {name: source.compute_digest() for name, source in splits.items()}
-    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity})
+    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity}, paths)
 
 
 def check_labels(labels: np.ndarray, *, num_classes: int, place: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.source import ArraySource, OpenedData, Source, open_arrays
+from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES
 from mlvlab_jax.types import ImageSpec
@@ -57,10 +58,11 @@ def open_tfds(params: TfdsParams) -> OpenedData:
         if split is not None:
             splits[name] = _open_split(builder, split, max_bytes=params.max_memory_mib * 2**20)
     class_names = tuple(features["label"].names)
+    paths = (Path(str(builder.data_path)),)
     resident = {name: source for name, source in splits.items() if isinstance(source, ArraySource)}
     if len(resident) == len(splits):
-        return open_arrays(resident, class_names, origin=builder.info.full_name)
-    return OpenedData(splits, class_names, {"origin": builder.info.full_name, "files": _digest_files(builder)})
+        return open_arrays(resident, class_names, origin=builder.info.full_name, paths=paths)
+    return OpenedData(splits, class_names, {"origin": builder.info.full_name, "files": _digest_files(builder)}, paths)
 
 
 def _builder(params: TfdsParams) -> Any:
@@ -77,7 +79,7 @@ def _builder(params: TfdsParams) -> Any:
         raise DataError(
             f"{builder.data_path}: {params.dataset!r} is not prepared there; set data.params.data_dir, or prepare it "
             f"(pip install 'mlvlab_jax[tfds-prepare]'; tfds build {params.dataset} --file_format=array_record "
-            f"--data_dir {data_dir})"
+            f"--data_dir {data_dir})" + pull_hint(Path(str(builder.data_path)))
         )
     return builder
 
