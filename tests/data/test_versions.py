@@ -1,11 +1,12 @@
 """Pointers by hand; the digests in them are those DVC 3.67.1 printed for these files."""
 
 import dataclasses
+import json
 import subprocess
 
 import pytest
 
-from mlvlab_jax.data.md5 import list_files
+from mlvlab_jax.data.md5 import compute_folder_md5, list_files
 from mlvlab_jax.data.sources.arrays import ArraysParams
 from mlvlab_jax.data.versions import check_versions, describe_git, read_version, read_versions, verify_version
 from mlvlab_jax.errors import DataError
@@ -141,6 +142,11 @@ def test_without_its_listing_a_changed_folder_is_named_as_a_whole(repo, content)
     assert verify_version(version) == []
     (repo / "data" / "raw" / "a.txt").write_bytes(b"hallo")
     assert verify_version(version) == ["raw/"]
+
+
+def test_a_folders_digest_does_not_depend_on_the_order_its_files_are_met_in():
+    digests = {entry["relpath"]: entry["md5"] for entry in json.loads(LISTING)}
+    assert compute_folder_md5(digests) == compute_folder_md5(dict(reversed(digests.items()))) == FOLDER_MD5
 
 
 def test_what_dvc_leaves_out_is_left_out(repo):
