@@ -44,8 +44,8 @@ class DataVersionConfig:
     """What DVC recorded of the data, where it tracks them."""
 
     verify: Literal["off", "warn", "strict"] = Field(default="warn", json_schema_extra=OPERATIONAL)
-    """Whether tracked files are read and compared with their recorded MD5 at the start, a second for each 0.5 GB and
-    core. warn: note what differs and go on. strict: refuse it. off: record the version unseen."""
+    """Whether tracked files are read and compared with their recorded MD5 at the start, about a second for 0.6 GB
+    and core. warn: note what differs and go on. strict: refuse it. off: record the version unseen."""
 
 
 @configclass

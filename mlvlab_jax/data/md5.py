@@ -1,5 +1,7 @@
 """MD5 digests of files and folders, as DVC 3 computes them."""
 
+import configparser
+import contextlib
 import hashlib
 import json
 import os
@@ -59,10 +61,18 @@ def list_files(folder: Path) -> list[str]:
 def read_listing(folder: Path, md5: str) -> dict[str, str] | None:
     """MD5 by name of the files in the version `md5` of `folder`, from the DVC cache around it; None if not there."""
     for parent in Path(os.path.abspath(folder)).parents:  # noqa: PTH100
-        path = parent / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+        path = _find_cache(parent / ".dvc") / "files" / "md5" / md5[:2] / md5[2:]
         if path.is_file():
             data = path.read_bytes()
             if f"{hashlib.md5(data, usedforsecurity=False).hexdigest()}.dir" != md5:
                 return None
             return {entry["relpath"]: entry["md5"] for entry in json.loads(data)}
     return None
+
+
+def _find_cache(dvc_folder: Path) -> Path:
+    """Where the repository with this `.dvc` folder keeps its cache: inside, unless `dvc cache dir` moved it."""
+    settings = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(configparser.Error):
+        settings.read([dvc_folder / "config", dvc_folder / "config.local"])
+    return dvc_folder / settings.get("cache", "dir", fallback="cache")

@@ -144,6 +144,14 @@ def test_without_its_listing_a_changed_folder_is_named_as_a_whole(repo, content)
     assert verify_version(version) == ["raw/"]
 
 
+def test_a_cache_moved_elsewhere_is_found(repo):
+    shared = repo.parent / f"{repo.name}-shared"
+    (repo / ".dvc" / "cache").rename(shared)
+    (repo / ".dvc" / "config").write_text(f"[core]\n    analytics = false\n[cache]\n    dir = ../../{shared.name}\n")
+    (repo / "data" / "raw" / "a.txt").write_bytes(b"hallo")
+    assert verify_version(read_version(repo / "data" / "raw")) == ["a.txt"]
+
+
 def test_a_folders_digest_does_not_depend_on_the_order_its_files_are_met_in():
     digests = {entry["relpath"]: entry["md5"] for entry in json.loads(LISTING)}
     assert compute_folder_md5(digests) == compute_folder_md5(dict(reversed(digests.items()))) == FOLDER_MD5
