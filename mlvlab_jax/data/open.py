@@ -10,6 +10,7 @@ from mlvlab_jax.data.decode import fit_pixels
 from mlvlab_jax.data.order import Part, Split, permute
 from mlvlab_jax.data.records import DecodedSource, MixedSource
 from mlvlab_jax.data.source import ArraySource, Mixed, OpenedData, Source, Stored
+from mlvlab_jax.data.versions import DataVersion, read_versions
 from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.plugins import SOURCES, Spec
 from mlvlab_jax.types import ImageSpec
@@ -30,6 +31,7 @@ class Data:
     preprocess: PreprocessSpec
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
+    versions: tuple[DataVersion, ...] = ()
 
     @property
     def train(self) -> Split:
@@ -66,7 +68,7 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
     splits = {name: splits[name] for name in _SPLITS if name in splits}
-    return Data(splits, preprocess, opened.class_names, opened.identity)
+    return Data(splits, preprocess, opened.class_names, opened.identity, read_versions(opened.paths))
 
 
 def _complete(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) -> PreprocessSpec:

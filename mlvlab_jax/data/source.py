@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -72,6 +73,7 @@ class OpenedData:
     """All a source has to say: its splits ("train" at least), class names, and what identifies its bytes.
 
     image: the shape all images have, or None where they have several.
+    paths: files and folders it was read from, of which the data version is looked up; none for data made or shipped.
     weights: for some splits how much each example counts in the training loss, float (n), >= 0.
     """
 
@@ -79,6 +81,7 @@ class OpenedData:
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
     image: ImageSpec | None
+    paths: tuple[Path, ...] = ()
     weights: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
@@ -172,7 +175,9 @@ class Mixed:
 Stored = ArraySource | Records | Mixed
 
 
-def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | None, *, origin: str) -> OpenedData:
+def open_arrays(
+    splits: Mapping[str, ArraySource], class_names: Sequence[str] | None, *, origin: str, paths: tuple[Path, ...] = ()
+) -> OpenedData:
     """In-memory splits as opened data; class names default to the numbers up to the largest training label.
 
     Raises:
@@ -189,7 +194,7 @@ def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | 
     if len(set(specs.values())) > 1:
         raise DataError(f"{origin}: splits differ in image shape: {specs}; expected one shape")
     identity = {name: source.compute_digest() for name, source in splits.items()}
-    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity}, splits["train"].spec)
+    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity}, splits["train"].spec, paths)
 
 
 def check_labels(labels: np.ndarray, *, num_classes: int, place: str) -> None:

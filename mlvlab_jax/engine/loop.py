@@ -55,7 +55,7 @@ def run(
     """
     clock = PhaseClock()
     experiment = make_experiment(config)
-    write_start(workdir, config, data_identity=dict(experiment.data.identity))
+    write_start(workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment))
     mode = config.training.early_stopping.mode
     with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode) as store:
         quarantine = Quarantine(
@@ -224,7 +224,8 @@ class Trainer:
             step = self.progress.step
             name = f"validation/{self._config.training.early_stopping.monitor}"
             monitored = self.progress.metrics.get(name) if self._experiment.horizon.eval_due(step) else None
-            self._store.save(self.state, self.progress.to_tree(), step=step, monitored=monitored)
+            progress = self.progress.to_tree() | {"data_version": _version_trees(self._experiment)}
+            self._store.save(self.state, progress, step=step, monitored=monitored)
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         self.progress = dataclasses.replace(self.progress, metrics=self.progress.metrics | _measured(values))
@@ -279,6 +280,10 @@ class Rate:
         rates = {"images_per_second": self.num_examples / total, "input_wait": waiting / total}
         self.num_examples, self._train, self._input = 0.0, seconds["train"], seconds["input"]
         return rates
+
+
+def _version_trees(experiment: Experiment) -> list[dict[str, Any]]:
+    return [version.to_tree() for version in experiment.data.versions]
 
 
 def _measured(metrics: dict[str, float]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.records import FileRecords
 from mlvlab_jax.data.source import OpenedData, compute_index_digest
 from mlvlab_jax.data.sources.image_folder import SPLIT_FOLDERS
+from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, did_you_mean
 
@@ -68,7 +69,7 @@ def open_manifest(params: ManifestParams) -> OpenedData:
     )
     identity = {"origin": table.name, "index": compute_index_digest(listed)}
     weights = {split: np.asarray(values) for split, values in rows.weights.items() if set(values) != {1.0}}
-    return OpenedData(splits, class_names, identity, None, weights)
+    return OpenedData(splits, class_names, identity, None, (table, root), weights)
 
 
 class _Rows:
@@ -105,7 +106,7 @@ def _read_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             else:
                 raise DataError(f"{table}: expected a file ending in .csv or .jsonl; set data.params.path")
     except OSError as error:
-        raise DataError(f"{table}: {error.strerror}; set data.params.path to a .csv or .jsonl file") from None
+        raise DataError(f"{table}: {error.strerror}; set data.params.path to a .csv or .jsonl file{pull_hint(table)}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: not UTF-8 text at byte {error.start}; save the file as UTF-8") from None
     except csv.Error as error:

@@ -64,4 +64,5 @@ def open_mixture(params: MixtureParams) -> OpenedData:
             splits[name] = Mixed(parts, labels, shares if name == "train" else None, size)
     identity = {f"{i}.{key}": value for i, one in enumerate(opened) for key, value in one.identity.items()}
     images = {one.image for one in opened}
-    return OpenedData(splits, class_names, identity, images.pop() if len(images) == 1 else None)
+    paths = tuple(path for one in opened for path in one.paths)
+    return OpenedData(splits, class_names, identity, images.pop() if len(images) == 1 else None, paths)
