@@ -120,7 +120,7 @@ class ArraySource:
             raise DataError(f"{place}: {len(image)} images but {len(label)} labels; expected one label an image")
         self._image = image
         self._label = label.astype(np.int64)
-        self._bad = bad
+        self._bad = dict(bad)
         self.resident = True
         self._names = names
         self.place = place
