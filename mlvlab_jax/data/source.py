@@ -82,7 +82,7 @@ class OpenedData:
     identity: Mapping[str, str]
     image: ImageSpec | None
     paths: tuple[Path, ...] = ()
-    weights: Mapping[str, np.ndarray] = MappingProxyType({})
+    weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class ArraySource:
