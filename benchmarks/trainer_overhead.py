@@ -71,7 +71,8 @@ def our_steps_per_second(config: Config, experiment: Experiment) -> float:
             with clock.phase("train"):
                 jax.block_until_ready(trainer.state)
         tracker.finish()
-        return (experiment.horizon.num_steps - 1) / clock.read()["train"]
+        seconds = clock.read()
+        return (experiment.horizon.num_steps - 1) / (seconds["train"] + seconds["input"])
 
 
 def main() -> None:

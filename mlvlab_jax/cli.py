@@ -14,17 +14,19 @@ from mlvlab_jax.errors import MlvlabError
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
 
+#: Command -> its module, and what it does.
 COMMANDS = {
-    "train": "train a model from a configuration, or go on training",
-    "evaluate": "measure a checkpoint of a run",
-    "validate": "check every example of the data, and list what is wrong",
+    "train": ("train", "train a model from a configuration, or go on training"),
+    "evaluate": ("evaluate", "measure a checkpoint of a run"),
+    "data": ("data_page", "look at the training images: data show"),
+    "validate": ("validate", "check every example of the data, and list what is wrong"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`mlvlab COMMAND ...`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    listed = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    listed = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="mlvlab",
         description="One YAML file in, a reproducible vision model out.",
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"mlvlab_jax {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     command = parser.parse_args(arguments[:1]).command
-    module = importlib.import_module(f"mlvlab_jax.{command}")
+    module = importlib.import_module(f"mlvlab_jax.{COMMANDS[command][0]}")
     return int(module.main(arguments[1:]))
 
 

@@ -44,10 +44,16 @@ def params_from(cls: type[C], values: dict[str, Any]) -> C:
 
 
 class PluginField:
-    """Annotation of a `Spec` field: `{name, params}`, params checked by the dataclass that plugin registered."""
+    """Annotation of a `Spec` field: `{name, params}`, params checked by the dataclass that plugin registered.
 
-    def __init__(self, table: PluginTable) -> None:
+    Args:
+        table: What can be chosen.
+        without: A name that cannot be chosen here, such as that of the plugin whose parameter the field is.
+    """
+
+    def __init__(self, table: PluginTable, *, without: str | None = None) -> None:
         self.table = table
+        self._without = without
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Pydantic's hook: how to validate and to dump the field."""
@@ -59,10 +65,10 @@ class PluginField:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Pydantic's hook: one alternative for each plugin."""
-        return {"oneOf": [self._alternative(name) for name in self.table.names()]}
+        return {"oneOf": [self._alternative(name, handler) for name in self.table.names() if name != self._without]}
 
-    def _alternative(self, name: str) -> dict[str, Any]:
-        params = TypeAdapter(self.table.entry(name).params).json_schema()
+    def _alternative(self, name: str, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        params = handler(_adapter(self.table.entry(name).params).core_schema)
         properties = {"name": {"const": name}, "params": params}
         return {"type": "object", "additionalProperties": False, "required": ["name"], "properties": properties}
 
@@ -86,6 +92,8 @@ class PluginField:
             raise _below("params", error) from None
 
     def _entry(self, name: str) -> Any:
+        if name == self._without:
+            raise PydanticCustomError("plugin_name", "{text}", {"text": f"{name!r} cannot be used inside itself"})
         try:
             return self.table.entry(name)
         except ConfigError as error:

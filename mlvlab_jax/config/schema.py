@@ -84,6 +84,15 @@ class ValidationConfig:
 
 
 @configclass
+class DataVersionConfig:
+    """What DVC recorded of the data, where it tracks them."""
+
+    verify: Literal["off", "warn", "strict"] = Field(default="warn", json_schema_extra=OPERATIONAL)
+    """Whether tracked files are read and compared with their recorded MD5 at the start, about a second for 0.6 GB
+    and core. warn: note what differs and go on. strict: refuse it. off: record the version unseen."""
+
+
+@configclass
 class EarlyStoppingConfig:
     """Stop when the monitored metric no longer improves; also what 'best' checkpoint means."""
 
@@ -186,6 +195,8 @@ class Config:
     """The network."""
     data: Annotated[Spec, PluginField(SOURCES)] = Field(default_factory=default_spec(SOURCES, "digits"))
     """The images."""
+    data_version: DataVersionConfig = Field(default_factory=DataVersionConfig)
+    """What DVC recorded of the images."""
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
     """From the source to the network's input."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)

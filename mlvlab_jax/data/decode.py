@@ -95,16 +95,16 @@ def inspect_image(data: bytes, spec: PreprocessSpec) -> tuple[Header, np.ndarray
     if target is not None and header.orientation >= 5:
         target = (target[1], target[0])
     mode = "L" if spec.channels == 1 else "RGB"
-    try:
-        pixels = _load_jpeg(data, header, mode, target, spec) if header.format == "JPEG" else None
-        decoded = (
-            _to_mode(image, mode) if pixels is None else Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
-        )
-        if target is not None:
-            decoded = _resize(decoded, target, spec)
-        return header, _turn(np.asarray(decoded).reshape(*decoded.size[::-1], len(mode)), header.orientation)
-    except _BROKEN as error:
-        raise BadImageError("corrupt", f"{header.format} of {header.width} x {header.height}: {error}") from None
+    pixels = _load_jpeg(data, header, mode, target, spec) if header.format == "JPEG" else None
+    if pixels is None:
+        try:
+            image.load()
+        except _BROKEN as error:
+            raise BadImageError("corrupt", f"{header.format} of {header.width} x {header.height}: {error}") from None
+    decoded = _to_mode(image, mode) if pixels is None else Image.fromarray(pixels)
+    if target is not None:
+        decoded = _resize(decoded, target, spec)
+    return header, _turn(np.asarray(decoded).reshape(*decoded.size[::-1], len(mode)), header.orientation)
 
 
 def read_header(data: bytes, spec: PreprocessSpec) -> Header:
@@ -197,7 +197,8 @@ def _load_jpeg(
         if colorspace in ("CMYK", "YCCK"):
             return None
         wanted = "GRAY" if mode == "L" else "RGB"
-        return simplejpeg.decode_jpeg(data, wanted, min_height=least_height, min_width=least_width)
+        pixels = simplejpeg.decode_jpeg(data, wanted, min_height=least_height, min_width=least_width)
+        return pixels[..., 0] if mode == "L" else pixels
     except ValueError:
         return None
 
@@ -214,7 +215,6 @@ def _least_size(header: Header, target: tuple[int, int] | None, spec: Preprocess
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     """8-bit RGB or grey of any mode Pillow loads."""
-    image.load()
     if image.mode.startswith("I"):
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))

@@ -11,10 +11,10 @@ from mlvlab_jax.config.schema import PreprocessSpec, ValidationConfig
 from mlvlab_jax.data.checks import check_scans, summarise
 from mlvlab_jax.data.findings import ValidationReport
 from mlvlab_jax.data.open import Data, complete_preprocess
+from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import BadExample
 from mlvlab_jax.data.scan import Scan, scan_split
 from mlvlab_jax.data.source import ArraySource, OpenedData
-from mlvlab_jax.data.stream import Split
 from mlvlab_jax.data.validation import load_validator
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, Spec

@@ -8,10 +8,11 @@ import numpy as np
 
 from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec
 from mlvlab_jax.data.decode import fit_pixels
+from mlvlab_jax.data.order import Part, Split, permute
 from mlvlab_jax.data.quarantine import read_left_out
-from mlvlab_jax.data.records import DecodedSource
-from mlvlab_jax.data.source import ArraySource, OpenedData, Records, Source, check_labels
-from mlvlab_jax.data.stream import Split, permute
+from mlvlab_jax.data.records import DecodedSource, MixedSource
+from mlvlab_jax.data.source import ArraySource, Mixed, OpenedData, Source, Stored, check_labels
+from mlvlab_jax.data.versions import DataVersion, read_versions
 from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.files import sha256_file
 from mlvlab_jax.plugins import SOURCES, Spec
@@ -19,6 +20,7 @@ from mlvlab_jax.types import ImageSpec
 
 #: Keeps the held-out part apart from the orders of the epochs, which use small numbers.
 _HOLD_OUT_STREAM = 2**63
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Data:
     preprocess: PreprocessSpec
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
+    versions: tuple[DataVersion, ...] = ()
 
     @property
     def train(self) -> Split:
@@ -67,10 +70,14 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
     splits = {}
     for name, stored in opened.splits.items():
         pixels = _to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
-        splits[name] = Split(name, pixels, _choose(pixels, left_out.get(name), opened, place=f"{source.name}[{name}]"))
+        weights = opened.weights.get(name)
+        weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
+        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights)
+        splits[name] = _leave_out(split, left_out.get(name), opened.class_names)
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
-    return Data(splits, preprocess, opened.class_names, identity)
+    splits = {name: splits[name] for name in _SPLITS if name in splits}
+    return Data(splits, preprocess, opened.class_names, identity, read_versions(opened.paths))
 
 
 def complete_preprocess(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) -> PreprocessSpec:
@@ -89,25 +96,44 @@ def complete_preprocess(preprocess: PreprocessSpec, image: ImageSpec | None, sou
     return dataclasses.replace(preprocess, size=size, channels=channels)
 
 
-def _choose(source: Source, left_out: np.ndarray | None, opened: OpenedData, *, place: str) -> np.ndarray:
-    """Indices, int64 (n), of the examples that are not left out."""
-    ids = np.arange(len(source))
-    if left_out is not None:
-        ids = np.setdiff1d(ids, left_out, assume_unique=True)
-    if len(ids) == 0:
-        raise DataError(f"{place}: pipeline.quarantine lists all of its {len(source)} examples; repair the data first")
-    labels = getattr(source, "labels", None)
-    if labels is not None:
-        check_labels(labels, ids=ids, num_classes=len(opened.class_names), place=getattr(source, "place", place))
-    return ids
+def _leave_out(split: Split, listed: np.ndarray | None, class_names: tuple[str, ...]) -> Split:
+    """`split` without the examples `listed`, int64 (n); the labels of the others are checked."""
+    if listed is not None and len(listed):
+        ids = np.setdiff1d(split.ids, listed, assume_unique=True)
+        if len(ids) == 0:
+            raise DataError(
+                f"split {split.name!r}: pipeline.quarantine lists all of its {len(split)} examples; expected some "
+                "to be left; repair the data"
+            )
+        split = split.subset(split.name, ids)
+    if isinstance(split.source, ArraySource):
+        check_labels(split.source.labels, ids=split.ids, num_classes=len(class_names), place=split.source.place)
+    return split
 
 
-def _to_pixels(stored: ArraySource | Records, preprocess: PreprocessSpec, *, max_bytes: int, place: str) -> Source:
+def _to_pixels(stored: Stored, preprocess: PreprocessSpec, *, max_bytes: int, place: str) -> Source:
     if isinstance(stored, ArraySource):
         return _fit(stored, preprocess)
+    if isinstance(stored, Mixed):
+        sources = [_to_pixels(part, preprocess, max_bytes=max_bytes, place=place) for part in stored.parts]
+        for part, labels in zip(sources, stored.labels, strict=True):
+            if isinstance(part, ArraySource):
+                check_labels(part.labels, ids=np.arange(len(part)), num_classes=len(labels), place=part.place)
+        return MixedSource(sources, stored.labels)
     decoded = DecodedSource(stored, preprocess)
     fits = len(decoded) * int(np.prod(decoded.spec)) <= max_bytes
     return decoded.load(place=place) if fits else decoded
+
+
+def _parts(stored: Stored) -> tuple[Part, ...] | None:
+    """The parts of a mixture with shares; what rounding leaves over goes to the first."""
+    if not isinstance(stored, Mixed) or stored.shares is None:
+        return None
+    ends = np.cumsum([len(part) for part in stored.parts]).tolist()
+    counts = [round(share * stored.epoch_size) for share in stored.shares]
+    counts[0] += stored.epoch_size - sum(counts)
+    ranges = zip([0, *ends], ends, counts, strict=False)
+    return tuple(Part(np.arange(start, end), count) for start, end, count in ranges)
 
 
 def _fit(source: ArraySource, preprocess: PreprocessSpec) -> ArraySource:
@@ -127,6 +153,6 @@ def _hold_out(train: Split, fraction: float, seed: int, *, place: str) -> dict[s
         )
     held, kept = np.sort(order[:count]), np.sort(order[count:])
     return {
-        "train": Split("train", train.source, train.ids[kept]),
-        "validation": Split("validation", train.source, train.ids[held]),
+        "train": train.subset("train", train.ids[kept]),
+        "validation": train.subset("validation", train.ids[held]),
     }

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlvlab_jax.data.source import ArraySource, Records
+from mlvlab_jax.data.source import Stored
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.files import write_atomic
 
@@ -36,7 +36,7 @@ def write_quarantine(path: Path, examples: Sequence[BadExample]) -> None:
     write_atomic(path, "".join(json.dumps(example._asdict()) + "\n" for example in examples).encode())
 
 
-def read_left_out(path: Path, splits: Mapping[str, ArraySource | Records]) -> dict[str, np.ndarray]:
+def read_left_out(path: Path, splits: Mapping[str, Stored]) -> dict[str, np.ndarray]:
     """The examples that the list at `path` names: their indices, int64 (n), in each split of the source.
 
     An example is found by its name; its index only tells apart those of one name. A split that the source lacks is the
@@ -115,10 +115,11 @@ class Quarantine:
         Raises:
             DataError: More than the allowed share of a split is unreadable; the message names the first files.
         """
-        new = [example for example in found if (example.split, example.example_id) not in self._known]
+        by_place = {(example.split, example.example_id): example for example in found}
+        new = [example for place, example in by_place.items() if place not in self._known]
         if not new:
             return
-        self._known |= {(example.split, example.example_id): example for example in new}
+        self._known |= by_place
         if self._path is not None:
             with self._path.open("a") as file:
                 file.writelines(json.dumps(example._asdict()) + "\n" for example in new)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlvlab_jax.config.schema import PreprocessSpec
 from mlvlab_jax.data.decode import BadImageError, Header, inspect_image
-from mlvlab_jax.data.source import ArraySource, Examples, Record, Records
+from mlvlab_jax.data.source import ArraySource, Examples, Record, Records, Source
 from mlvlab_jax.types import ImageSpec
 
 #: A larger file is no photograph; it is refused before it fills the memory.
@@ -81,6 +81,7 @@ class DecodedSource:
             raise ValueError("a decoded source needs a size and channels")
         self._records = records
         self._preprocess = preprocess
+        self.resident = False
         self.spec = ImageSpec(*preprocess.size, preprocess.channels)
 
     def __len__(self) -> int:
@@ -123,3 +124,45 @@ class DecodedSource:
             chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
             list(pool.map(load_chunk, chunks))
         return ArraySource(image, label, place=place, bad=bad, names=self._records)
+
+
+class MixedSource:
+    """Pixels of several sources one after the other, with the labels of the whole.
+
+    Args:
+        sources: All of one image shape.
+        labels: As of `Mixed`.
+    """
+
+    def __init__(self, sources: Sequence[Source], labels: Sequence[np.ndarray]) -> None:
+        self._sources = sources
+        self._labels = labels
+        self._ends = np.cumsum([len(source) for source in sources])
+        self.spec = sources[0].spec
+        self.resident = all(source.resident for source in sources)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def name(self, index: int) -> str:
+        """As the source it comes from calls it."""
+        part, inside = self._locate(np.array([index]))
+        return self._sources[part[0]].name(int(inside[0]))
+
+    def fetch(self, ids: np.ndarray) -> Examples:
+        """Examples of each source, put back in the order asked for."""
+        part, inside = self._locate(ids)
+        image = np.empty((len(ids), *self.spec), np.uint8)
+        label = np.empty(len(ids), np.int32)
+        bad: dict[int, str] = {}
+        for number in np.unique(part).tolist():
+            at = np.flatnonzero(part == number)
+            image[at], own, found = self._sources[number].fetch(inside[at])
+            label[at] = self._labels[number][own]
+            bad |= {int(at[i]): why for i, why in found.items()}
+        return Examples(image, label, bad)
+
+    def _locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the source, and the index in it."""
+        part = np.searchsorted(self._ends, ids, side="right")
+        return part, ids - np.concatenate([[0], self._ends])[part]

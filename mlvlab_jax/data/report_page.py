@@ -8,12 +8,11 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from mlvlab_jax.data.decode import BadImageError
 from mlvlab_jax.data.findings import Finding, SplitSummary, short_name
 from mlvlab_jax.data.inspection import Inspection
 from mlvlab_jax.data.records import decode_record
 from mlvlab_jax.data.scan import Scan
-from mlvlab_jax.data.source import ArraySource
+from mlvlab_jax.data.source import ArraySource, Mixed
 
 #: Longest side of a thumbnail in pixels, and bars drawn at most: beyond, neighbours are added up.
 _THUMB_PX, _MAX_BARS = 96, 100
@@ -91,18 +90,18 @@ def _render_finding(finding: Finding, scan: Scan) -> str:
 
 
 def _make_thumbnail(scan: Scan, index: int) -> str:
-    """The image as training sees it, as a data: URI; a box with a cross where there is none."""
-    ids = np.array([index])
-    try:
-        if isinstance(scan.stored, ArraySource):
-            pixels, _, bad = scan.stored.fetch(ids)
-            if bad:
-                raise BadImageError("unreadable", bad[0])
-            pixels = pixels[0]
-        else:
-            pixels = decode_record(scan.stored.read(ids)[0], scan.preprocess)[1]
-    except BadImageError:
+    """The image as training sees it, as a data: URI; a box where there is none."""
+    if index in scan.bad:
         return '<div class="none">no image</div>'
+    stored = scan.stored
+    while isinstance(stored, Mixed):
+        part, index = stored.locate(index)
+        stored = stored.parts[part]
+    ids = np.array([index])
+    if isinstance(stored, ArraySource):
+        pixels = stored.fetch(ids).image[0]
+    else:
+        pixels = decode_record(stored.read(ids)[0], scan.preprocess)[1]
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
     image.thumbnail((_THUMB_PX, _THUMB_PX))
     file = io.BytesIO()

@@ -14,7 +14,7 @@ from mlvlab_jax.config.schema import PreprocessSpec
 from mlvlab_jax.data.decode import BadImageError, Header, fit_pixels
 from mlvlab_jax.data.duplicates import THUMB_SIDE, compute_hashes
 from mlvlab_jax.data.records import decode_record
-from mlvlab_jax.data.source import ArraySource, Records
+from mlvlab_jax.data.source import ArraySource, Mixed, Stored
 from mlvlab_jax.data.validation import DataValidator, ValidationError
 
 #: Pixels decoded at once in a thread, and files read at once: bounds the memory, whatever the size of the set.
@@ -22,7 +22,6 @@ _CHUNK_BYTES, _CHUNK_EXAMPLES, _FILES_AT_ONCE = 8 * 2**20, 512, 16
 #: Difference of the brightest and the darkest value of a channel up to which an image shows nothing.
 _BLANK_RANGE = 2
 _FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
-Stored = ArraySource | Records
 
 
 class Scan:
@@ -90,7 +89,7 @@ def scan_split(
     lock = threading.Lock()
 
     def scan_chunk(ids: np.ndarray) -> None:
-        keep, image = _read(scan, ids)
+        keep, image = _read(scan, stored, ids, ids)
         if len(keep) == 0:
             return
         _measure(scan, keep, image)
@@ -107,20 +106,25 @@ def scan_split(
     return scan
 
 
-def _read(scan: Scan, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids that could be read and their pixels; notes labels, sizes and what could not be read."""
-    if isinstance(scan.stored, ArraySource):
-        examples = scan.stored.fetch(ids)
-        scan.label[ids] = scan.stored.labels[ids]
-        scan.height[ids], scan.width[ids] = scan.stored.spec[:2]
-        scan.bad.update({int(ids[at]): why for at, why in examples.bad.items()})
-        keep = np.array([at for at in range(len(ids)) if at not in examples.bad], np.int64)
-        return ids[keep], _fit(examples.image[keep], scan.preprocess)
+def _read(scan: Scan, stored: Stored, ids: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads examples `ids` of `stored`, which are examples `at` of the scan.
+
+    Notes labels, sizes and what could not be read; gives those of `at` that could be, and their pixels.
+    """
+    if isinstance(stored, Mixed):
+        return _read_mixed(scan, stored, ids, at)
+    if isinstance(stored, ArraySource):
+        examples = stored.fetch(ids)
+        scan.label[at] = stored.labels[ids]
+        scan.height[at], scan.width[at] = stored.spec[:2]
+        scan.bad.update({int(at[k]): why for k, why in examples.bad.items()})
+        keep = np.array([k for k in range(len(ids)) if k not in examples.bad], np.int64)
+        return at[keep], _fit(examples.image[keep], scan.preprocess)
     kept: list[int] = []
     images: list[np.ndarray] = []
     for start in range(0, len(ids), _FILES_AT_ONCE):
-        some = ids[start : start + _FILES_AT_ONCE]
-        for index, record in zip(some.tolist(), scan.stored.read(some), strict=True):
+        some = slice(start, start + _FILES_AT_ONCE)
+        for index, record in zip(at[some].tolist(), stored.read(ids[some]), strict=True):
             scan.label[index] = record.label
             try:
                 header, pixels = decode_record(record, scan.preprocess)
@@ -130,13 +134,32 @@ def _read(scan: Scan, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             _note_header(scan, index, header)
             kept.append(index)
             images.append(pixels)
-    return np.array(kept, np.int64), np.stack(images) if images else np.empty((0,))
+    return np.array(kept, np.int64), np.stack(images) if images else _no_images(scan)
+
+
+def _read_mixed(scan: Scan, stored: Mixed, ids: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    places = np.array([stored.locate(index) for index in ids.tolist()])
+    kept, images = [at[:0]], [_no_images(scan)]
+    for number in np.unique(places[:, 0]).tolist():
+        chosen = places[:, 0] == number
+        some, pixels = _read(scan, stored.parts[number], places[chosen, 1], at[chosen])
+        own, labels = scan.label[at[chosen]], stored.labels[number]
+        inside = (own >= 0) & (own < len(labels))
+        scan.label[at[chosen]] = np.where(inside, labels[np.where(inside, own, 0)], -1)
+        kept.append(some)
+        images.append(pixels)
+    return np.concatenate(kept), np.concatenate(images)
+
+
+def _no_images(scan: Scan) -> np.ndarray:
+    height, width = scan.preprocess.size or (0, 0)
+    return np.empty((0, height, width, scan.preprocess.channels or 3), np.uint8)
 
 
 def _fit(image: np.ndarray, preprocess: PreprocessSpec) -> np.ndarray:
-    if (image.shape[1:3], image.shape[3]) == (preprocess.size, preprocess.channels) or len(image) == 0:
+    if (image.shape[1:3], image.shape[3]) == (preprocess.size, preprocess.channels):
         return image
-    return np.stack([fit_pixels(one, preprocess) for one in image])
+    return np.stack([fit_pixels(one, preprocess) for one in image]) if len(image) else image[:0]
 
 
 def _note_header(scan: Scan, index: int, header: Header) -> None:

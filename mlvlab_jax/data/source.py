@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -31,6 +32,10 @@ class Source(Protocol):
     @property
     def spec(self) -> ImageSpec:
         """Shape of every image."""
+
+    @property
+    def resident(self) -> bool:
+        """Whether the pixels are in memory, so that a batch costs next to nothing."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -68,12 +73,16 @@ class OpenedData:
     """All a source has to say: its splits ("train" at least), class names, and what identifies its bytes.
 
     image: the shape all images have, or None where they have several.
+    paths: files and folders it was read from, of which the data version is looked up; none for data made or shipped.
+    weights: for some splits how much each example counts in the training loss, float (n), >= 0.
     """
 
-    splits: Mapping[str, "ArraySource | Records"]
+    splits: Mapping[str, "Stored"]
     class_names: tuple[str, ...]
     identity: Mapping[str, str]
     image: ImageSpec | None
+    paths: tuple[Path, ...] = ()
+    weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class ArraySource:
@@ -111,7 +120,8 @@ class ArraySource:
             raise DataError(f"{place}: {len(image)} images but {len(label)} labels; expected one label an image")
         self._image = image
         self._label = label.astype(np.int64)
-        self._bad = bad
+        self._bad = dict(bad)
+        self.resident = True
         self._names = names
         self.place = place
 
@@ -145,7 +155,40 @@ class ArraySource:
         return digest.hexdigest()
 
 
-def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | None, *, origin: str) -> OpenedData:
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """Several stored splits as one, their examples numbered on from part to part.
+
+    labels: for each part, the label here of each of its own labels, int64 (k). shares: what each part gives of an epoch;
+    they add up to 1. None: every example once. epoch_size: examples in an epoch where there are shares.
+    """
+
+    parts: tuple["Stored", ...]
+    labels: tuple[np.ndarray, ...]
+    shares: tuple[float, ...] | None = None
+    epoch_size: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Number of the part that example `index` is in, and its index there."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        part = int(np.searchsorted(ends, index, side="right"))
+        return part, index - int(ends[part]) + len(self.parts[part])
+
+    def name(self, index: int) -> str:
+        """As the part it comes from calls it."""
+        part, inside = self.locate(index)
+        return self.parts[part].name(inside)
+
+
+Stored = ArraySource | Records | Mixed
+
+
+def open_arrays(
+    splits: Mapping[str, ArraySource], class_names: Sequence[str] | None, *, origin: str, paths: tuple[Path, ...] = ()
+) -> OpenedData:
     """In-memory splits as opened data; class names default to the numbers up to the largest training label.
 
     Raises:
@@ -160,7 +203,7 @@ def open_arrays(splits: Mapping[str, ArraySource], class_names: Sequence[str] | 
     if len(set(specs.values())) > 1:
         raise DataError(f"{origin}: splits differ in image shape: {specs}; expected one shape")
     identity = {name: source.compute_digest() for name, source in splits.items()}
-    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity}, splits["train"].spec)
+    return OpenedData(splits, tuple(class_names), {"origin": origin, **identity}, splits["train"].spec, paths)
 
 
 def _odd(label: np.ndarray) -> str:

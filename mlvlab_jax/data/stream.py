@@ -16,24 +16,12 @@ import numpy as np
 from absl import flags
 
 from mlvlab_jax.config.schema import PipelineConfig
+from mlvlab_jax.data.order import Split, order_epoch
 from mlvlab_jax.data.quarantine import BadExample, refuse_bad
-from mlvlab_jax.data.source import ArraySource, Source
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.types import HostBatch
 
 _MAX_REDRAWS = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The examples `ids`, int64 (n), of a source, in this order; `name` is what a person calls the split."""
-
-    name: str
-    source: Source
-    ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +51,6 @@ class Readers:
         return cls(pipeline.num_threads, pipeline.num_processes, pipeline.prefetch_batches)
 
 
-def permute(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Order of the examples in one epoch: int64 (n), a function of its arguments alone."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
-
-
 class _Read(NamedTuple):
     """A batch, and what could not be read on the way to it."""
 
@@ -78,7 +61,7 @@ class _Read(NamedTuple):
 class _TrainBatches:
     """Random access to training batches: element t is the whole batch, which Grain then prefetches.
 
-    The stream runs on across epochs, so every example is seen equally often and no batch is short.
+    The stream runs on across epochs, so no batch is short.
     """
 
     def __init__(self, split: Split, *, batch_size: int, num_steps: int, seed: int, shard: Shard) -> None:
@@ -87,7 +70,7 @@ class _TrainBatches:
         self._num_steps = num_steps
         self._seed = seed
         self._shard = shard
-        self._orders: dict[int, np.ndarray] = {}
+        self._orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self._num_steps
@@ -96,27 +79,32 @@ class _TrainBatches:
         """The batch that makes update number `step` + 1."""
         first = step * self._batch_size
         positions = np.arange(first, first + self._batch_size)[self._shard.rows(self._batch_size)]
-        epochs, offsets = np.divmod(positions, len(self._split))
-        ids = np.empty(len(positions), np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            ids[chosen] = self._split.ids[self._order(int(epoch))[offsets[chosen]]]
+        ids, passes = self._locate(positions)
         image, label, bad = self._split.source.fetch(ids)
         found = [self._describe(ids[at], why) for at, why in bad.items()]
         for at in bad:
-            image[at], label[at], ids[at], more = self._redraw(int(epochs[at]), int(ids[at]))
+            image[at], label[at], ids[at], more = self._redraw(int(passes[at]), int(ids[at]))
             found += more
-        mask = np.ones(len(ids), np.float32)
-        batch = HostBatch(
-            image=image, label=label, example_id=ids.astype(np.int32), epoch=epochs.astype(np.int32), mask=mask
-        )
+        weights = self._split.weights
+        mask = np.ones(len(ids), np.float32) if weights is None else weights[ids]
+        batch = HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=passes, mask=mask)
         return _Read(batch, tuple(found))
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Order of the examples in `epoch`; those of the last two epochs asked for are kept."""
+    def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Example at each position of the endless stream, and how often it had been seen before."""
+        epochs, offsets = np.divmod(positions, self._split.epoch_size)
+        ids, passes = np.empty(len(positions), np.int64), np.empty(len(positions), np.int32)
+        for epoch in np.unique(epochs).tolist():
+            chosen = epochs == epoch
+            order, seen = self._order(epoch)
+            ids[chosen], passes[chosen] = order[offsets[chosen]], seen[offsets[chosen]]
+        return ids, passes
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """`order_epoch`, of which the last two are kept."""
         order = self._orders.get(epoch)
         if order is None:
-            order = permute(len(self._split), seed=self._seed, epoch=epoch)
+            order = order_epoch(self._split, seed=self._seed, epoch=epoch)
             self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
         return order
 
@@ -222,7 +210,7 @@ def _read_ahead(
 
 def _iterate(dataset: grain.MapDataset, split: Split, readers: Readers) -> Iterator[_Read]:
     """Reads in threads or processes; or, from memory, in the caller's: a batch there costs less than handing it over."""
-    if isinstance(split.source, ArraySource):
+    if split.source.resident:
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
     buffer = max(readers.num_threads, readers.prefetch_batches)
     if readers.num_processes == 0:

@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 from mlvlab_jax.config.schema import PipelineConfig
 from mlvlab_jax.data.augment import normalize
 from mlvlab_jax.data.device import double_buffer
+from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import BadExample
-from mlvlab_jax.data.stream import Readers, Shard, Split, eval_stream
+from mlvlab_jax.data.stream import Readers, Shard, eval_stream
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.metrics.classification import Metric

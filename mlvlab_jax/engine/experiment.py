@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.open import Data, open_data
+from mlvlab_jax.data.versions import check_versions
 from mlvlab_jax.engine.evaluate import Evaluator
 from mlvlab_jax.engine.mesh import check_batch_size, make_mesh
 from mlvlab_jax.engine.state import TrainState, create_state
@@ -39,14 +40,15 @@ def make_experiment(config: Config) -> Experiment:
 
     Raises:
         ConfigError: Parts of the configuration do not fit each other, the data or the devices.
-        DataError: The data is missing or unusable.
+        DataError: The data is missing or unusable, or not of its recorded version.
     """
     mesh = make_mesh(config.mesh)
     check_batch_size(config.training.batch_size, mesh, pieces=config.training.accumulation_steps)
     metrics = [METRICS.build(spec) for spec in config.evaluation.metrics]
     data = open_data(config.data, config.pipeline, seed=config.seed)
     _check(config, data, metrics)
-    horizon = Horizon.of(config.training, config.evaluation, len(data.train))
+    data = dataclasses.replace(data, versions=check_versions(data.versions, verify=config.data_version.verify))
+    horizon = Horizon.of(config.training, config.evaluation, data.train.epoch_size)
     dtype: Any = jnp.dtype(config.training.precision)
     model = MODELS.build(config.model, num_classes=len(data.class_names), image=data.spec, dtype=dtype)
     optimizer = make_optimizer(config.optimizer, config.schedule, config.training, horizon)

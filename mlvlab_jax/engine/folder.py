@@ -4,9 +4,8 @@ import contextlib
 import datetime
 import json
 import platform
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 
 from mlvlab_jax.config.load import compute_hash, config_from_tree, diff_identity, to_yaml
 from mlvlab_jax.config.schema import Config
+from mlvlab_jax.data.versions import describe_git
 from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.files import exclusive_writer, write_atomic, write_json
 
@@ -76,7 +76,9 @@ def read_config(folder: Path) -> Config:
     return config_from_tree(yaml.safe_load(path.read_text()))
 
 
-def write_start(folder: Path, config: Config, *, data_identity: dict[str, str]) -> None:
+def write_start(
+    folder: Path, config: Config, *, data_identity: dict[str, str], data_version: Sequence[dict[str, Any]] = ()
+) -> None:
     """Writes config.yaml and manifest.json; on resume the manifest gains a session and keeps the others.
 
     Raises:
@@ -96,6 +98,7 @@ def write_start(folder: Path, config: Config, *, data_identity: dict[str, str]) 
             "config_hash": compute_hash(config),
             "seed": config.seed,
             "data": data_identity,
+            "data_version": list(data_version),
             "sessions": [*earlier["sessions"], _describe_session()],
         },
     )
@@ -113,6 +116,7 @@ def write_end(folder: Path, summary: dict[str, Any]) -> None:
 def _describe_session() -> dict[str, Any]:
     import jax
 
+    git = describe_git(Path.cwd())
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -121,7 +125,7 @@ def _describe_session() -> dict[str, Any]:
         "machine": platform.machine(),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "num_processes": jax.process_count(),
-        "git": _describe_git(),
+        "git": git._asdict() if git else None,
     }
 
 
@@ -129,16 +133,4 @@ def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
-
-
-def _describe_git() -> dict[str, Any] | None:
-    """Commit and dirty flag of the repository the command was started in, or None outside of one."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
         return None

@@ -58,7 +58,7 @@ def run(
     experiment = make_experiment(config)
     for line in check_before_training(experiment.data, config.validation):
         tracker.note(line)
-    write_start(workdir, config, data_identity=dict(experiment.data.identity))
+    write_start(workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment))
     mode = config.training.early_stopping.mode
     with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode) as store:
         quarantine = Quarantine(
@@ -119,7 +119,8 @@ class Trainer:
             first = self.progress.step + 1
             for step in range(first, horizon.num_steps + 1):
                 with self._clock.phase("compile" if step == first else "train"):
-                    batch = next(batches)
+                    with self._clock.phase("input"):
+                        batch = next(batches)
                     if step == 1:
                         self._show_first_batch(batch)
                     self.state, scalars = step_fn(self.state, batch)
@@ -186,8 +187,7 @@ class Trainer:
             return
         means = self.progress.window.means()
         epoch = self.progress.step / self._experiment.horizon.steps_per_epoch
-        speed = self._rate.read(self._clock)
-        self._report(self.progress.step, {**means, "epoch": epoch, "images_per_second": speed})
+        self._report(self.progress.step, {**means, "epoch": epoch, **self._rate.read(self._clock)})
         self.progress = dataclasses.replace(self.progress, window=Window())
 
     def _evaluate(self) -> bool:
@@ -227,7 +227,8 @@ class Trainer:
             step = self.progress.step
             name = f"validation/{self._config.training.early_stopping.monitor}"
             monitored = self.progress.metrics.get(name) if self._experiment.horizon.eval_due(step) else None
-            self._store.save(self.state, self.progress.to_tree(), step=step, monitored=monitored)
+            progress = self.progress.to_tree() | {"data_version": _version_trees(self._experiment)}
+            self._store.save(self.state, progress, step=step, monitored=monitored)
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         self.progress = dataclasses.replace(self.progress, metrics=self.progress.metrics | _measured(values))
@@ -268,18 +269,24 @@ class Trainer:
 
 
 class Rate:
-    """Training throughput: examples over the seconds spent in training steps."""
+    """Training throughput, and how much of the time goes into waiting for input."""
 
     def __init__(self) -> None:
         self.num_examples = 0.0
-        self._seconds = 0.0
+        self._train = self._input = 0.0
 
-    def read(self, clock: PhaseClock) -> float:
-        """Examples a second since the last reading."""
-        seconds = clock.read()["train"]
-        rate = self.num_examples / max(seconds - self._seconds, 1e-9)
-        self.num_examples, self._seconds = 0.0, seconds
-        return rate
+    def read(self, clock: PhaseClock) -> dict[str, float]:
+        """Examples a second of training steps, and the share of that time spent waiting, since the last reading."""
+        seconds = clock.read()
+        train, waiting = seconds["train"] - self._train, seconds["input"] - self._input
+        total = max(train + waiting, 1e-9)
+        rates = {"images_per_second": self.num_examples / total, "input_wait": waiting / total}
+        self.num_examples, self._train, self._input = 0.0, seconds["train"], seconds["input"]
+        return rates
+
+
+def _version_trees(experiment: Experiment) -> list[dict[str, Any]]:
+    return [version.to_tree() for version in experiment.data.versions]
 
 
 def _measured(metrics: dict[str, float]) -> dict[str, float]:

@@ -4,7 +4,8 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-PHASES = ("setup", "compile", "train", "evaluate", "checkpoint")
+#: "input" is waiting for the next batch: reading, decoding and placing that training did not hide.
+PHASES = ("setup", "compile", "train", "input", "evaluate", "checkpoint")
 
 
 class PhaseClock:

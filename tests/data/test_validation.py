@@ -319,3 +319,23 @@ def test_the_quick_look_names_leaks_and_bad_files_and_stops_when_strict(tmp_path
         line
         == f"data: train: 1 of 4 examples looked at are unreadable, such as {root}/1/3.png: empty: the file has no bytes"
     )
+
+
+def test_a_mixture_is_validated_under_the_names_and_labels_of_its_parts(planted, tmp_path):
+    rng = np.random.default_rng(3)
+    root = tmp_path / "more"
+    for name in ("d", "e"):
+        for i in range(3):
+            save(root / name / f"{i}.png", textured(rng)[..., 0])
+    (root / "e" / "1.png").write_bytes(b"")
+    arrays = {"name": "arrays", "params": {"path": str(planted), "class_names": ["a", "b", "c", "d"]}}
+    folder = {"name": "image_folder", "params": {"path": str(root)}}
+    spec = spec_of("mixture", parts=[{"source": arrays}, {"source": folder}])
+    inspection = inspect_data(spec, PreprocessSpec(size=(16, 16), channels=1), ValidationConfig())
+    found = {(f.kind, f.split): f for f in inspection.report.findings}
+    assert found["unreadable", "train"].ids == (44,)
+    assert found["unreadable", "train"].examples[0].name == f"{root}/e/1.png"
+    assert found["label out of range", "train"].ids == (33, 34)
+    assert found["leak", "train"].ids == (11,)
+    assert inspection.report.splits[0].class_counts == (9, 10, 9, 13, 2)
+    assert f"{root}/e/1.png" in render_page(inspection, title="mixed")

@@ -12,7 +12,7 @@ from mlvlab_jax.data.quarantine import refuse_bad
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
-from mlvlab_jax.errors import CheckpointError, ConfigError, NonFiniteError
+from mlvlab_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import RecordingTracker, tiny_config
 from tests.engine.test_step import MODELS
@@ -21,7 +21,7 @@ SMALL_DATA = {"name": "digits"}
 
 
 def training_records(tracker):
-    timing = ("images_per_second",)
+    timing = ("images_per_second", "input_wait")
     return [(step, {k: v for k, v in values.items() if k not in timing}) for step, values in tracker.records]
 
 
@@ -180,3 +180,22 @@ def test_without_validation_the_last_state_is_the_best(tmp_path):
     result = run(config, workdir=tmp_path, tracker=RecordingTracker())
     assert result.summary["best"]["step"] == result.progress.step
     assert "test/accuracy" in result.summary["best"]
+
+
+def test_the_data_version_is_recorded_with_the_run_and_each_checkpoint(tmp_path):
+    images = np.zeros((80, 8, 8), np.uint8)
+    labels = np.arange(80) % 2
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    (tmp_path / "a.npz.dvc").write_text(f"outs:\n- {{md5: {'0' * 32}, size: 9, hash: md5, path: a.npz}}\n")
+    tracked = {"data": {"name": "arrays", "params": {"path": str(tmp_path / "a.npz")}}}
+    config = tiny_config(**tracked)
+    run(config, workdir=tmp_path / "run", tracker=RecordingTracker(), stop_requested=lambda step: step == 1)
+    recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())["data_version"]
+    facts = {"md5": "0" * 32, "size_bytes": 9, "num_files": 1, "revision": None, "dirty": True}
+    assert recorded == [{"path": str(tmp_path / "a.npz")} | facts]
+    experiment = make_experiment(config)
+    with CheckpointStore(tmp_path / "run" / "checkpoints", config.checkpoint, mode="min") as store:
+        _, progress = store.restore(1, experiment.state, experiment.layout)
+    assert progress["data_version"] == recorded
+    with pytest.raises(DataError, match=r"a\.npz: not the bytes of data version 0+; changed or added: a\.npz"):
+        make_experiment(tiny_config(**tracked, data_version={"verify": "strict"}))

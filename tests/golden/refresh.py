@@ -12,7 +12,7 @@ from mlvlab_jax.types import ImageSpec
 
 GOLDEN = Path(__file__).parent
 CONFIGS = GOLDEN.parents[1] / "configs"
-IMAGES = {"digits": ImageSpec(8, 8, 1), "tfds": ImageSpec(28, 28, 1)}
+IMAGES = {"digits": ImageSpec(8, 8, 1), "tfds": ImageSpec(28, 28, 1), "arrays": ImageSpec(28, 28, 1)}
 
 
 def render(path: Path) -> str:

@@ -1,3 +1,11 @@
 """Data sources: one file a kind; the import line below is what makes it known."""
 
-from mlvlab_jax.data.sources import arrays, digits, image_folder, manifest, synthetic, tfds  # noqa: F401
+from mlvlab_jax.data.sources import (  # noqa: F401
+    arrays,
+    digits,
+    image_folder,
+    manifest,
+    mixture,
+    synthetic,
+    tfds,
+)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.source import ArraySource, OpenedData, open_arrays
+from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES
 from pydantic import Field
@@ -41,8 +42,11 @@ def open_array_files(params: ArraysParams) -> OpenedData:
     elif path.is_file():
         splits = _read_npz(path)
     else:
-        raise DataError(f"{path}: no such file or folder; set data.params.path to an .npz file or a folder of IDX files")
-    return open_arrays(splits, params.class_names, origin=path.name)
+        raise DataError(
+            f"{path}: no such file or folder; set data.params.path to an .npz file or a folder of IDX files"
+            + pull_hint(path)
+        )
+    return open_arrays(splits, params.class_names, origin=path.name, paths=(path,))
 
 
 def _read_npz(path: Path) -> dict[str, ArraySource]:
@@ -74,7 +78,10 @@ def _find(folder: Path, name: str) -> Path:
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():
             return candidate
-    raise DataError(f"{folder}: holds neither {name} nor {name}.gz; expected the four files MNIST is published as")
+    raise DataError(
+        f"{folder}: holds neither {name} nor {name}.gz; expected the four files MNIST is published as"
+        + pull_hint(folder)
+    )
 
 
 def read_idx(path: Path) -> np.ndarray:

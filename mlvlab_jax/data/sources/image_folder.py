@@ -10,6 +10,7 @@ from pydantic import Field
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.records import FileRecords
 from mlvlab_jax.data.source import OpenedData, compute_index_digest
+from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES
 
@@ -47,7 +48,7 @@ def open_image_folder(params: ImageFolderParams) -> OpenedData:
     """
     root = Path(params.path).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.params.path to a folder with one folder of images a class")
+        raise DataError(f"{root}: no such folder; set data.params.path to a folder with one folder of images a class{pull_hint(root)}")
     folders = _split_folders(root)
     class_names = params.class_names or tuple(_subfolders(folders["train"]))
     if len(class_names) < 2:
@@ -61,7 +62,7 @@ def open_image_folder(params: ImageFolderParams) -> OpenedData:
         for name, records in splits.items()
         for path, label in zip(records.paths, records.labels, strict=True)
     )
-    return OpenedData(splits, class_names, {"origin": root.name, "index": compute_index_digest(rows)}, None)
+    return OpenedData(splits, class_names, {"origin": root.name, "index": compute_index_digest(rows)}, None, (root,))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.records import FileRecords
 from mlvlab_jax.data.source import OpenedData, compute_index_digest
 from mlvlab_jax.data.sources.image_folder import SPLIT_FOLDERS
+from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, did_you_mean
 
@@ -33,6 +35,9 @@ class ManifestParams:
     """Column with the label: a class name, or its number where class_names is null and all labels are whole numbers."""
     split_column: str | None = "split"
     """Column with train, validation or test; null, or a table without it, makes all of it the training split."""
+    weight_column: str | None = "weight"
+    """Column with how much a row counts in the training loss, a number >= 0, as a ratio to the mean of all; null, or a table
+    without it, makes all count the same."""
     class_names: tuple[str, ...] | None = None
     """Class names in the order of the labels; null takes the labels that occur, in numerical or alphabetical order."""
 
@@ -58,11 +63,13 @@ def open_manifest(params: ManifestParams) -> OpenedData:
         for split, paths in rows.paths.items()
     }
     listed = (
-        f"{split}\t{path}\t{label}"
+        f"{split}\t{path}\t{label}\t{weight}"
         for split, records in splits.items()
-        for path, label in zip(records.paths, records.labels, strict=True)
+        for path, label, weight in zip(records.paths, records.labels, rows.weights[split], strict=True)
     )
-    return OpenedData(splits, class_names, {"origin": table.name, "index": compute_index_digest(listed)}, None)
+    identity = {"origin": table.name, "index": compute_index_digest(listed)}
+    weights = {split: np.asarray(values) for split, values in rows.weights.items() if set(values) != {1.0}}
+    return OpenedData(splits, class_names, identity, None, (table, root), weights)
 
 
 class _Rows:
@@ -71,16 +78,18 @@ class _Rows:
     def __init__(self) -> None:
         self.paths: dict[str, list[str]] = {}
         self.codes: dict[str, array[int]] = {}
+        self.weights: dict[str, array[float]] = {}
         self.labels: list[str] = []
         self._code_of: dict[str, int] = {}
 
-    def add(self, split: str, path: str, label: str) -> None:
+    def add(self, split: str, path: str, label: str, weight: float) -> None:
         """Takes one row."""
         if label not in self._code_of:
             self._code_of[label] = len(self.labels)
             self.labels.append(label)
         self.paths.setdefault(split, []).append(path)
         self.codes.setdefault(split, array("l")).append(self._code_of[label])
+        self.weights.setdefault(split, array("d")).append(weight)
 
 
 def _read_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -97,7 +106,7 @@ def _read_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             else:
                 raise DataError(f"{table}: expected a file ending in .csv or .jsonl; set data.params.path")
     except OSError as error:
-        raise DataError(f"{table}: {error.strerror}; set data.params.path to a .csv or .jsonl file") from None
+        raise DataError(f"{table}: {error.strerror}; set data.params.path to a .csv or .jsonl file{pull_hint(table)}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: not UTF-8 text at byte {error.start}; save the file as UTF-8") from None
     except csv.Error as error:
@@ -114,8 +123,8 @@ def _parse_object(line: str, *, place: str) -> dict[str, Any]:
     return row
 
 
-def _parse_row(row: dict[str, Any], params: ManifestParams, *, place: str) -> tuple[str, str, str]:
-    """(split, path, label) of a row."""
+def _parse_row(row: dict[str, Any], params: ManifestParams, *, place: str) -> tuple[str, str, str, float]:
+    """(split, path, label, weight) of a row."""
     for column in (params.path_column, params.label_column):
         if column not in row:
             known = [key for key in row if key is not None]
@@ -132,7 +141,17 @@ def _parse_row(row: dict[str, Any], params: ManifestParams, *, place: str) -> tu
     split = SPLIT_FOLDERS.get(str(named).strip().lower())
     if split is None:
         raise DataError(f"{place}: {params.split_column} is {named!r}; expected train, validation or test")
-    return split, path, str(label)
+    return split, path, str(label), _parse_weight(row.get(params.weight_column or "", 1.0), place=place)
+
+
+def _parse_weight(value: Any, *, place: str) -> float:
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise DataError(f"{place}: weight is {value!r}; expected a number of at least 0; correct the row")
+    return weight
 
 
 def _classes(

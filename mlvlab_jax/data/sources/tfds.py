@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.source import OpenedData, Record, Records
+from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES
 from mlvlab_jax.types import ImageSpec
@@ -46,7 +47,8 @@ def open_tfds(params: TfdsParams) -> OpenedData:
     shape = features["image"].shape
     image = None if None in shape else ImageSpec(*shape)
     identity = {"origin": builder.info.full_name, "files": _digest_files(builder)}
-    return OpenedData(splits, tuple(features["label"].names), identity, image)
+    paths = (Path(str(builder.data_path)),)
+    return OpenedData(splits, tuple(features["label"].names), identity, image, paths)
 
 
 def _builder(params: TfdsParams) -> Any:
@@ -63,7 +65,7 @@ def _builder(params: TfdsParams) -> Any:
         raise DataError(
             f"{builder.data_path}: {params.dataset!r} is not prepared there; set data.params.data_dir, or prepare it "
             f"(pip install 'mlvlab_jax[tfds-prepare]'; tfds build {params.dataset} --file_format=array_record "
-            f"--data_dir {data_dir})"
+            f"--data_dir {data_dir})" + pull_hint(Path(str(builder.data_path)))
         )
     return builder
 

@@ -1,0 +1,77 @@
+"""Which examples make up a split, and the order in which training meets them: a function of (seed, epoch) alone."""
+
+import dataclasses
+
+import numpy as np
+
+from mlvlab_jax.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Examples `ids`, int64 (n), of a mixture, of which every epoch takes `count`."""
+
+    ids: np.ndarray
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The examples `ids`, int64 (n), of a source, in this order.
+
+    name: What a person calls the split.
+    parts: Of a mixture; together they hold `ids`. None: an epoch is every example once.
+    weights: float32, by index in the source: how much an example counts in the training loss. None: all 1.
+    """
+
+    name: str
+    source: Source
+    ids: np.ndarray
+    parts: tuple[Part, ...] | None = None
+    weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def epoch_size(self) -> int:
+        """Examples in one epoch of training."""
+        return len(self.ids) if self.parts is None else sum(part.count for part in self.parts)
+
+    def subset(self, name: str, ids: np.ndarray) -> "Split":
+        """The split of `ids` alone, int64, sorted; parts give as large a share of a smaller epoch.
+
+        A part that loses all its examples has no place in the mixture any more.
+        """
+        if self.parts is None:
+            return dataclasses.replace(self, name=name, ids=ids)
+        kept = [(np.intersect1d(part.ids, ids), part.count) for part in self.parts]
+        shrunk = tuple(Part(some, round(count * len(ids) / len(self.ids))) for some, count in kept if len(some))
+        return dataclasses.replace(self, name=name, ids=ids, parts=shrunk)
+
+
+def permute(num_examples: int, *, seed: int, epoch: int, part: int = 0) -> np.ndarray:
+    """Order of the examples in one epoch: int64 (n), a function of its arguments alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, part])).permutation(num_examples)
+
+
+def order_epoch(split: Split, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """One epoch of a split.
+
+    Each part of a mixture goes through its own examples again and again, each time in another order, and continues in
+    the next epoch where it was: over time every example of a part is seen equally often.
+
+    Returns:
+        Examples, int64 (epoch_size), and how often each had been seen before, int32 (epoch_size).
+    """
+    if split.parts is None:
+        return split.ids[permute(len(split), seed=seed, epoch=epoch)], np.full(len(split), epoch, np.int32)
+    ids, passes = [], []
+    for number, part in enumerate(split.parts, start=1):
+        rounds, offsets = np.divmod(np.arange(epoch * part.count, (epoch + 1) * part.count), len(part.ids))
+        for one in np.unique(rounds):
+            order = permute(len(part.ids), seed=seed, epoch=int(one), part=number)
+            ids.append(part.ids[order[offsets[rounds == one]]])
+        passes.append(rounds)
+    mixed = permute(split.epoch_size, seed=seed, epoch=epoch)
+    return np.concatenate(ids)[mixed], np.concatenate(passes)[mixed].astype(np.int32)
