@@ -72,7 +72,6 @@ def find_similar(hashes: np.ndarray, thumbs: np.ndarray, *, distance: int) -> It
     Yields:
         int64 (m), int64 (m): indices of pairs, the smaller first; a pair may come more than once.
     """
-    flat = thumbs.reshape(len(thumbs), -1).astype(np.int16)
     edges = [64 * band // (distance + 1) for band in range(distance + 2)]
     for start, end in itertools.pairwise(edges):
         turned = hashes << np.uint64(start) | hashes >> np.uint64(64 - start) if start else hashes
@@ -86,6 +85,7 @@ def find_similar(hashes: np.ndarray, thumbs: np.ndarray, *, distance: int) -> It
                 break
             near = left[np.bitwise_count(ordered[left] ^ ordered[left + offset]) <= distance]
             one, other = order[near], order[near + offset]
-            same = np.abs(flat[one] - flat[other]).mean(axis=1) <= _MAX_THUMB_DIFFERENCE
+            difference = np.abs(thumbs[one].astype(np.int16) - thumbs[other]).mean(axis=(1, 2))
+            same = difference <= _MAX_THUMB_DIFFERENCE
             if same.any():
                 yield np.minimum(one, other)[same], np.maximum(one, other)[same]

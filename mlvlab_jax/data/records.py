@@ -55,6 +55,8 @@ class FileRecords:
                 return Record(file.read(), label)
         except OSError as error:
             return Record(b"", label, error.strerror or "cannot be read")
+        except ValueError:  # a null character, or half of a UTF-16 pair
+            return Record(b"", label, "no path that there can be")
 
 
 def decode_record(record: Record, preprocess: PreprocessSpec) -> tuple[Header, np.ndarray]:

@@ -48,7 +48,9 @@ def open_image_folder(params: ImageFolderParams) -> OpenedData:
     """
     root = Path(params.path).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.params.path to a folder with one folder of images a class{pull_hint(root)}")
+        raise DataError(
+            f"{root}: no such folder; set data.params.path to a folder with one folder of images a class{pull_hint(root)}"
+        )
     folders = _split_folders(root)
     class_names = params.class_names or tuple(_subfolders(folders["train"]))
     if len(class_names) < 2:
@@ -79,8 +81,24 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    names = [e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")]
+    names = [e.name for e in _list_folder(folder) if _is_folder(e) and not e.name.startswith(".")]
     return sorted(_check_name(folder, name) for name in names)
+
+
+def _list_folder(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}; make it readable, or remove it") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link; one that leads nowhere or back to itself is none, and shows when it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _check_name(folder: Path, name: str) -> str:
@@ -117,11 +135,11 @@ def _image_files(folder: Path, *, above: tuple[tuple[int, int], ...]) -> Iterato
     here = (status.st_dev, status.st_ino)
     if here in above:
         raise DataError(f"{folder}: leads back to a folder it lies in; remove the link")
-    for entry in os.scandir(folder):
+    for entry in _list_folder(folder):
         name = _check_name(folder, entry.name)
         if name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _image_files(folder / name, above=(*above, here))
         elif name.lower().endswith(EXTENSIONS):
             yield folder / name

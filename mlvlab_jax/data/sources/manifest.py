@@ -7,7 +7,7 @@ import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from pydantic import Field
@@ -19,6 +19,10 @@ from mlvlab_jax.data.sources.image_folder import SPLIT_FOLDERS
 from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, did_you_mean
+
+
+#: Largest class number without a class list; a larger one is an article number or the like.
+_MAX_NUMBER = 100_000
 
 
 @configclass
@@ -54,12 +58,18 @@ def open_manifest(params: ManifestParams) -> OpenedData:
     root = Path(params.root).expanduser() if params.root else table.parent
     rows = _Rows()
     for line, row in _read_rows(table):
-        rows.add(*_parse_row(row, params, place=f"{table}:{line}"))
-    class_names, label_of = _classes(rows.labels, params.class_names, table)
+        rows.add(*_parse_row(row, params, place=f"{table}:{line}"), line=line)
+    if not rows.paths:
+        raise DataError(
+            f"{table}: no rows; expected a line of column names and a line an image, or a JSON object a line"
+        )
+    class_names, label_of = _classes(rows, params.class_names, table)
     if "train" not in rows.paths:
         raise DataError(f"{table}: no rows for training; expected 'train' in column {params.split_column!r}")
     splits = {
-        split: FileRecords(root, paths, np.asarray([label_of[rows.labels[code]] for code in rows.codes[split]], np.int64))
+        split: FileRecords(
+            root, paths, np.asarray([label_of[rows.labels[code]] for code in rows.codes[split]], np.int64)
+        )
         for split, paths in rows.paths.items()
     }
     listed = (
@@ -80,13 +90,15 @@ class _Rows:
         self.codes: dict[str, array[int]] = {}
         self.weights: dict[str, array[float]] = {}
         self.labels: list[str] = []
+        self.first_lines: list[int] = []
         self._code_of: dict[str, int] = {}
 
-    def add(self, split: str, path: str, label: str, weight: float) -> None:
-        """Takes one row."""
+    def add(self, split: str, path: str, label: str, weight: float, *, line: int) -> None:
+        """Takes the row in `line` of the table."""
         if label not in self._code_of:
             self._code_of[label] = len(self.labels)
             self.labels.append(label)
+            self.first_lines.append(line)
         self.paths.setdefault(split, []).append(path)
         self.codes.setdefault(split, array("l")).append(self._code_of[label])
         self.weights.setdefault(split, array("d")).append(weight)
@@ -95,10 +107,9 @@ class _Rows:
 def _read_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, row) of a table, read line by line."""
     try:
-        with table.open(encoding="utf-8", newline="") as file:
+        with table.open(encoding="utf-8-sig", newline="") as file:
             if table.suffix.lower() == ".csv":
-                reader = csv.DictReader(file, strict=True)
-                yield from ((reader.line_num, row) for row in reader)
+                yield from _read_csv(file, table)
             elif table.suffix.lower() in (".jsonl", ".ndjson"):
                 for number, line in enumerate(file, start=1):
                     if line.strip():
@@ -106,11 +117,20 @@ def _read_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             else:
                 raise DataError(f"{table}: expected a file ending in .csv or .jsonl; set data.params.path")
     except OSError as error:
-        raise DataError(f"{table}: {error.strerror}; set data.params.path to a .csv or .jsonl file{pull_hint(table)}") from None
+        raise DataError(
+            f"{table}: {error.strerror}; set data.params.path to a .csv or .jsonl file{pull_hint(table)}"
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: not UTF-8 text at byte {error.start}; save the file as UTF-8") from None
+
+
+def _read_csv(file: TextIO, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(file, strict=True)
+    try:
+        yield from ((reader.line_num, row) for row in reader)
     except csv.Error as error:
-        raise DataError(f"{table}: not CSV: {error}; quote values that hold commas or quotes") from None
+        place = f"{table}:{reader.reader.line_num}"
+        raise DataError(f"{place}: not CSV: {error}; quote values that hold commas or quotes") from None
 
 
 def _parse_object(line: str, *, place: str) -> dict[str, Any]:
@@ -154,14 +174,19 @@ def _parse_weight(value: Any, *, place: str) -> float:
     return weight
 
 
-def _classes(
-    labels: list[str], class_names: tuple[str, ...] | None, table: Path
-) -> tuple[tuple[str, ...], dict[str, int]]:
+def _classes(rows: _Rows, class_names: tuple[str, ...] | None, table: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """Class names, and the number of each label that occurs."""
+    labels = rows.labels
     numbers = all(label.isdecimal() for label in labels)
     if class_names is None:
         if numbers and labels:
-            class_names = tuple(str(k) for k in range(max(map(int, labels)) + 1))
+            highest = max(labels, key=int)
+            if int(highest) > _MAX_NUMBER:
+                raise DataError(
+                    f"{table}:{rows.first_lines[labels.index(highest)]}: label {highest}; expected the number of a class, "
+                    f"at most {_MAX_NUMBER}; list the labels in data.params.class_names"
+                )
+            class_names = tuple(str(k) for k in range(int(highest) + 1))
         else:
             class_names = tuple(sorted(labels))
     label_of = {name: number for number, name in enumerate(class_names)}
@@ -171,7 +196,8 @@ def _classes(
     if unknown:
         listed = ", ".join(itertools.islice(map(repr, unknown), 5))
         raise DataError(
-            f"{table}: {len(unknown)} labels are not in the class list, such as {listed}"
+            f"{table}:{rows.first_lines[labels.index(unknown[0])]}: {len(unknown)} labels are not in the class list, "
+            f"such as {listed}"
             f"{did_you_mean(unknown[0], class_names)}; expected one of {list(class_names)[:10]}; "
             "correct the rows or data.params.class_names"
         )
