@@ -36,12 +36,12 @@ def planted(tmp_path):
     x_train[7] = x_train[3]  # duplicate with the same label
     x_train[8] = x_train[4]
     y_train[8] = (y_train[4] + 1) % 4  # two labels for one image
-    x_test[5] = x_train[11]  # leak
-    y_test[5] = y_train[11]
+    x_test[[5, 6]] = x_train[11]  # leak
+    y_test[[5, 6]] = y_train[11]
     x_train[20] = np.where(x_train[19] > 128, x_train[19] - 1, x_train[19] + 1)  # near duplicate
     x_test[9] = np.where(x_train[25] > 128, x_train[25] - 1, x_train[25] + 1)  # near leak
-    x_train[30] = 77  # blank
-    y_train[[33, 34]] = -1, 9
+    x_train[30], x_train[31] = 77, 78  # blank, and no near duplicates for that
+    y_train[[33, 34]] = -1, 4
     path = tmp_path / "planted.npz"
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path
@@ -53,7 +53,8 @@ EXPECTED = {
     ("leak", "train"): [11],
     ("near duplicate", "train"): [20],
     ("near leak", "train"): [25],
-    ("blank", "train"): [30],
+    ("blank", "train"): [30, 31],
+    ("duplicate", "test"): [6],
     ("label out of range", "train"): [33, 34],
 }
 
@@ -64,9 +65,11 @@ def test_planted_faults_are_found_exactly(planted):
     assert {(f.kind, f.split): list(f.ids) for f in report.findings} == EXPECTED
     assert all(f.count == len(f.ids) == len(f.examples) for f in report.findings)
     assert [(b.split, b.example_id) for b in bad] == [("train", i) for i in (4, 8, 11, 33, 34)]
-    assert [b.reason for b in bad][3:] == ["label out of range: label -1", "label out of range: label 9"]
+    assert [b.reason for b in bad][3:] == ["label out of range: label -1", "label out of range: label 4"]
+    (leak,) = (f for f in report.findings if f.kind == "leak")
+    assert leak.examples[0].detail.endswith("[test][5]")
     train, test = report.splits
-    assert (train.num_examples, train.class_counts, test.class_counts) == (40, (9, 10, 9, 10), (5, 4, 5, 6))
+    assert (train.num_examples, train.class_counts, test.class_counts) == (40, (9, 10, 9, 10), (5, 4, 4, 7))
     with np.load(planted) as file:
         np.testing.assert_allclose(train.mean, file["x_train"].mean() / 255, atol=1e-6)
         np.testing.assert_allclose(train.std, file["x_train"].std() / 255, atol=1e-6)
