@@ -7,11 +7,13 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
+from mlvlab_jax.config.schema import TrainingConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
-from mlvlab_jax.engine.losses import cross_entropy, mixed_cross_entropy
-from mlvlab_jax.engine.step import _make_examples, compile_train_step, make_train_step
+from mlvlab_jax.engine.losses import cross_entropy
+from mlvlab_jax.engine.step import _accumulate, compile_train_step, make_train_step
 from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import tiny_config
 
@@ -123,35 +125,23 @@ def test_cross_entropy_by_hand_and_by_finite_differences():
         )
 
 
-def test_mixed_cross_entropy_is_that_of_soft_targets():
+def test_mixed_examples_have_the_loss_of_soft_targets_and_count_as_their_heavier_label():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
     label, other, mask = jnp.array([0, 1, 2, 0]), jnp.array([1, 1, 0, 2]), jnp.array([1.0, 1.0, 1.0, 0.0])
     weight = jnp.array([0.5, 0.6, 1.0, 0.7])
+    examples = {"image": jnp.zeros((4, 1, 1, 1)), "label": label, "other_label": other, "label_weight": weight}
+    model = Model(lambda key: Variables(logits, {}), lambda variables, *_: (variables.params, {}))
     for smoothing in (0.0, 0.1):
+        rules = TrainingConfig(label_smoothing=smoothing)
+        key = jax.random.key(0)
+        grads, _, sums = _accumulate(model, rules, Variables(logits, {}), examples | {"mask": mask}, key)
         target = weight[:, None] * jax.nn.one_hot(label, 3) + (1 - weight[:, None]) * jax.nn.one_hot(other, 3)
-        values = optax.losses.softmax_cross_entropy(logits, optax.smooth_labels(target, smoothing))
-        total, count = mixed_cross_entropy(logits, label, other, weight, mask, smoothing=smoothing)
-        np.testing.assert_allclose(total, np.asarray(values)[:3].sum(), rtol=1e-5)
-        assert count == 3
-
-
-def test_a_mixed_example_counts_as_correct_by_its_heavier_label():
-    config = tiny_config(pipeline={"augment": {"mixup": {"alpha": 1.0}}})
-    experiment = make_experiment(config)
-    batch = jax.tree.map(jnp.asarray, next(train_stream(experiment.data.train, batch_size=16, num_steps=1, seed=0)))
-    examples = jax.jit(_make_examples, static_argnums=2)(experiment.state.key, batch, config.pipeline)
-    before = np.roll(batch["label"], 1)
-    logits = jax.nn.one_hot(jnp.where(examples["label"] == before, examples["label"], -1), 10)
-    step = make_train_step(
-        experiment.model._replace(apply=lambda variables, *_: (logits, variables.state)),
-        experiment.optimizer,
-        config.training,
-        config.pipeline,
-    )
-    _, scalars = jax.jit(step)(experiment.state, batch)
-    expected = (np.asarray(logits).argmax(1) == np.asarray(examples["label"])).sum()
-    assert 0 < expected < 16
-    assert scalars["num_correct"] == expected
+        target = optax.smooth_labels(target, smoothing)
+        values = optax.losses.softmax_cross_entropy(logits, target)
+        np.testing.assert_allclose(sums["loss_sum"], np.asarray(values)[:3].sum(), rtol=1e-5)
+        np.testing.assert_allclose(grads[:3], (jax.nn.softmax(logits) - target)[:3] / 3, atol=1e-6)
+        assert sums["num_examples"] == 3
+        assert sums["num_correct"] == (np.asarray(logits).argmax(1) == np.asarray(label))[:3].sum()
 
 
 def test_bfloat16_keeps_float32_weights_and_learns():
