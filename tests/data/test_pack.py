@@ -123,6 +123,16 @@ def test_max_side_reduces_what_is_larger_upright_and_leaves_the_rest(tmp_path):
     assert (table["width"].tolist(), table["height"].tolist()) == ([25, 50, 50, 50], [50, 30, 20, 1])
 
 
+def test_reducing_keeps_the_whole_image_whatever_the_preprocessing(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "photos" / name / "white.png", Image.new("RGB", (100, 50), "white"))
+    pipeline = pipeline_of(preprocess={"resize": "pad"})
+    pack(spec_of("image_folder", path=str(tmp_path / "photos")), pipeline, folder=tmp_path / "out", max_side=33)
+    records = SOURCES.build(spec_of("array_record", path=str(tmp_path / "out"))).splits["train"]
+    image = Image.open(io.BytesIO(records.read(np.array([0]))[0].data))
+    assert (image.size, image.getextrema()) == ((33, 16), ((255, 255),) * 3)
+
+
 @pytest.mark.parametrize("size", [None, [12, 10]])
 def test_pixels_in_memory_are_packed_raw(tmp_path, size):
     params = {"num_train": 70, "num_test": 5, "height": 8, "width": 6, "channels": 3}
