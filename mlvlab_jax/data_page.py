@@ -42,14 +42,17 @@ def _show(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
     from mlvlab_jax.data.stream import train_stream
     from mlvlab_jax.engine.step import augment_batch
 
+    rules = config.pipeline.augment
     data = open_data(config.data, config.pipeline, seed=config.seed)
     count = min(parsed.num_examples, len(data.train))
     bad: list[object] = []
     batch = next(train_stream(data.train, batch_size=count, num_steps=1, seed=config.seed, on_bad=bad.extend))
     key = jax.random.key_data(jax.random.key(config.seed))
-    change = jax.jit(lambda batch: augment_batch(key, batch, config.pipeline.augment))
+    change = jax.jit(lambda batch: augment_batch(key, batch, rules))
     versions = [change({**batch, "epoch": jnp.full(count, epoch, jnp.int32)}) for epoch in range(_NUM_VERSIONS)]
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    later = any(rule is not None for rule in (rules.erasing, rules.mixup, rules.cutmix))
+    missing = " Erasing, mixup and cutmix come after normalisation and are not shown." if later else ""
     skipped = f" {len(bad)} unreadable files were met and left out." if bad else ""
     write_page(
         parsed.out,
@@ -58,7 +61,7 @@ def _show(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
         names=[data.train.source.name(i) for i in batch["example_id"].tolist()],
         title=f"{loaded[0].name}: {sizes}; {len(data.class_names)} classes, images of {'x'.join(map(str, data.spec))}",
         summary=f"The first {count} examples of training: as decoded (outlined), then as augmented in the first "
-        f"{_NUM_VERSIONS} epochs.{skipped}",
+        f"{_NUM_VERSIONS} epochs.{missing}{skipped}",
     )
     print(f"{count} examples on {parsed.out}")
     return 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 import typing
 from typing import Any
 
@@ -87,5 +88,7 @@ def _known_keys(path: KeyPath, tree: Any) -> list[str]:
             hint = typing.get_type_hints(hint, include_extras=True)[str(part)]
         else:
             hint = typing.get_args(hint)[0]
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            hint = typing.get_args(hint)[0]  # a section that may be null
         node = node[part]
     return [field.name for field in dataclasses.fields(hint)]

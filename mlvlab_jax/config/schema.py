@@ -4,21 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.config.fields import OPERATIONAL, PluginField, configclass, default_spec
 from mlvlab_jax.plugins import METRICS, MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRACKERS, Spec
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
-
-
-@configclass
-class AugmentConfig:
-    """Random changes of training images, made on the device."""
-
-    crop_padding: Annotated[int, Field(ge=0)] = 0
-    """Pixels of padding before a random crop back to the image size; 0 is off. 4 is usual for 32x32."""
-    horizontal_flip: bool = False
-    """Mirror half of the images. Wrong for digits and text."""
 
 
 @configclass

@@ -41,7 +41,7 @@ def inspect_data(source: Spec, preprocess: PreprocessSpec, rules: ValidationConf
     """
     start = time.monotonic()
     opened: OpenedData = SOURCES.build(source)
-    preprocess = complete_preprocess(preprocess, opened.image, source.name)
+    preprocess = complete_preprocess(preprocess, opened, source.name)
     height, width = preprocess.size or (0, 0)
     shape = (height, width, preprocess.channels or 3)
     num_classes = len(opened.class_names)

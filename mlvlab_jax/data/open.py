@@ -10,7 +10,7 @@ from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec
 from mlvlab_jax.data.decode import fit_pixels
 from mlvlab_jax.data.order import Part, Split, permute
 from mlvlab_jax.data.quarantine import read_left_out
-from mlvlab_jax.data.records import DecodedSource, MixedSource
+from mlvlab_jax.data.records import DecodedSource, MixedSource, load_pixels
 from mlvlab_jax.data.source import ArraySource, Mixed, OpenedData, Source, Stored, check_labels
 from mlvlab_jax.data.versions import DataVersion, read_versions
 from mlvlab_jax.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         DataError: Missing or unusable data, or nothing left to train on.
     """
     opened: OpenedData = SOURCES.build(source)
-    preprocess = complete_preprocess(pipeline.preprocess, opened.image, source.name)
+    preprocess = complete_preprocess(pipeline.preprocess, opened, source.name)
     max_bytes = pipeline.max_memory_mib * 2**20
     left_out: dict[str, np.ndarray] = {}
     identity = dict(opened.identity)
@@ -69,7 +69,7 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         identity["quarantine"] = sha256_file(Path(pipeline.quarantine).expanduser())
     splits = {}
     for name, stored in opened.splits.items():
-        pixels = _to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
+        pixels = to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
         weights = opened.weights.get(name)
         weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
         split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights)
@@ -80,12 +80,14 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
     return Data(splits, preprocess, opened.class_names, identity, read_versions(opened.paths))
 
 
-def complete_preprocess(preprocess: PreprocessSpec, image: ImageSpec | None, source: str) -> PreprocessSpec:
-    """`preprocess` with size and channels, which default to those of `image`, the shape all images of the source have.
+def complete_preprocess(preprocess: PreprocessSpec, opened: OpenedData, source: str) -> PreprocessSpec:
+    """`preprocess` with the size and channels that hold for this data.
 
     Raises:
-        ConfigError: There is no such shape, and no size.
+        ConfigError: Images of several sizes and no size to bring them to, or stored pixels that have been through another
+            preprocessing, which serving the model would not repeat.
     """
+    image = opened.image
     if preprocess.size is None and image is None:
         raise ConfigError(
             f"{source!r} reads images of any size; expected the size to bring them to, for example size: [224, 224]",
@@ -93,7 +95,10 @@ def complete_preprocess(preprocess: PreprocessSpec, image: ImageSpec | None, sou
         )
     size = preprocess.size or (image.height, image.width) if image else preprocess.size
     channels = preprocess.channels or (1 if image and image.channels == 1 else 3)
-    return dataclasses.replace(preprocess, size=size, channels=channels)
+    complete = dataclasses.replace(preprocess, size=size, channels=channels)
+    if opened.preprocess is not None:
+        _check_preprocess(complete, opened.preprocess, source)
+    return complete
 
 
 def _leave_out(split: Split, listed: np.ndarray | None, class_names: tuple[str, ...]) -> Split:
@@ -111,18 +116,30 @@ def _leave_out(split: Split, listed: np.ndarray | None, class_names: tuple[str, 
     return split
 
 
-def _to_pixels(stored: Stored, preprocess: PreprocessSpec, *, max_bytes: int, place: str) -> Source:
+def _check_preprocess(asked: PreprocessSpec, stored: PreprocessSpec, source: str) -> None:
+    for field in ("size", "channels", "resize", "filter"):
+        value, expected = getattr(asked, field), getattr(stored, field)
+        if value != expected:
+            raise ConfigError(
+                f"{value!r}, but the pixels of {source!r} were stored with {expected!r}; write the stored value, or pack "
+                "the data again",
+                path=f"pipeline.preprocess.{field}",
+            )
+
+
+def to_pixels(stored: Stored, preprocess: PreprocessSpec, *, max_bytes: int, place: str) -> Source:
+    """A split as pixels of the size and channels of `preprocess`, in memory where it takes at most `max_bytes`."""
     if isinstance(stored, ArraySource):
         return _fit(stored, preprocess)
     if isinstance(stored, Mixed):
-        sources = [_to_pixels(part, preprocess, max_bytes=max_bytes, place=place) for part in stored.parts]
+        sources = [to_pixels(part, preprocess, max_bytes=max_bytes, place=place) for part in stored.parts]
         for part, labels in zip(sources, stored.labels, strict=True):
             if isinstance(part, ArraySource):
                 check_labels(part.labels, ids=np.arange(len(part)), num_classes=len(labels), place=part.place)
         return MixedSource(sources, stored.labels)
-    decoded = DecodedSource(stored, preprocess)
-    fits = len(decoded) * int(np.prod(decoded.spec)) <= max_bytes
-    return decoded.load(place=place) if fits else decoded
+    pixels = stored if isinstance(stored, Source) else DecodedSource(stored, preprocess)
+    fits = len(pixels) * int(np.prod(pixels.spec)) <= max_bytes
+    return load_pixels(pixels, place=place) if fits else pixels
 
 
 def _parts(stored: Stored) -> tuple[Part, ...] | None:

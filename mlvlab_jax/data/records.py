@@ -111,21 +111,22 @@ class DecodedSource:
                 bad[at] = error.describe()
         return Examples(image, label, bad)
 
-    def load(self, *, place: str) -> ArraySource:
-        """The whole split, decoded into memory by all cores."""
-        image = np.empty((len(self), *self.spec), np.uint8)
-        label = np.empty(len(self), np.int64)
-        bad: dict[int, str] = {}
 
-        def load_chunk(ids: np.ndarray) -> None:
-            examples = self.fetch(ids)
-            image[ids], label[ids] = examples.image, examples.label
-            bad.update({int(ids[at]): why for at, why in examples.bad.items()})
+def load_pixels(source: Source, *, place: str) -> ArraySource:
+    """A whole split, read into memory by all cores."""
+    image = np.empty((len(source), *source.spec), np.uint8)
+    label = np.empty(len(source), np.int64)
+    bad: dict[int, str] = {}
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
-            list(pool.map(load_chunk, chunks))
-        return ArraySource(image, label, place=place, bad=bad, names=self._records)
+    def load_chunk(ids: np.ndarray) -> None:
+        examples = source.fetch(ids)
+        image[ids], label[ids] = examples.image, examples.label
+        bad.update({int(ids[at]): why for at, why in examples.bad.items()})
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        chunks = np.array_split(np.arange(len(source)), max(1, len(source) // 256))
+        list(pool.map(load_chunk, chunks))
+    return ArraySource(image, label, place=place, bad=bad, names=source)
 
 
 class MixedSource:

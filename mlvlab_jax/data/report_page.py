@@ -12,7 +12,7 @@ from mlvlab_jax.data.findings import Finding, SplitSummary, short_name
 from mlvlab_jax.data.inspection import Inspection
 from mlvlab_jax.data.records import decode_record
 from mlvlab_jax.data.scan import Scan
-from mlvlab_jax.data.source import ArraySource, Mixed
+from mlvlab_jax.data.source import Mixed, Source
 
 #: Longest side of a thumbnail in pixels, and bars drawn at most: beyond, neighbours are added up.
 _THUMB_PX, _MAX_BARS = 96, 100
@@ -98,7 +98,7 @@ def _make_thumbnail(scan: Scan, index: int) -> str:
         part, index = stored.locate(index)
         stored = stored.parts[part]
     ids = np.array([index])
-    if isinstance(stored, ArraySource):
+    if isinstance(stored, Source):
         pixels = stored.fetch(ids).image[0]
     else:
         pixels = decode_record(stored.read(ids)[0], scan.preprocess)[1]

@@ -14,7 +14,7 @@ from mlvlab_jax.config.schema import PreprocessSpec
 from mlvlab_jax.data.decode import BadImageError, Header, fit_pixels
 from mlvlab_jax.data.duplicates import THUMB_SIDE, compute_hashes
 from mlvlab_jax.data.records import decode_record
-from mlvlab_jax.data.source import ArraySource, Mixed, Stored
+from mlvlab_jax.data.source import ArraySource, Mixed, Source, Stored
 from mlvlab_jax.data.validation import DataValidator, ValidationError
 
 #: Pixels decoded at once in a thread, and files read at once: bounds the memory, whatever the size of the set.
@@ -113,9 +113,9 @@ def _read(scan: Scan, stored: Stored, ids: np.ndarray, at: np.ndarray) -> tuple[
     """
     if isinstance(stored, Mixed):
         return _read_mixed(scan, stored, ids, at)
-    if isinstance(stored, ArraySource):
+    if isinstance(stored, Source):
         examples = stored.fetch(ids)
-        scan.label[at] = stored.labels[ids]
+        scan.label[at] = stored.labels[ids] if isinstance(stored, ArraySource) else examples.label
         scan.height[at], scan.width[at] = stored.spec[:2]
         scan.bad.update({int(at[k]): why for k, why in examples.bad.items()})
         keep = np.array([k for k in range(len(ids)) if k not in examples.bad], np.int64)

@@ -5,10 +5,11 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from mlvlab_jax.config.schema import PreprocessSpec
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.types import ImageSpec
 
@@ -26,6 +27,7 @@ class Examples(NamedTuple):
     bad: Mapping[int, str] = _NOTHING_BAD
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to the pixels of one split."""
 
@@ -75,6 +77,7 @@ class OpenedData:
     image: the shape all images have, or None where they have several.
     paths: files and folders it was read from, of which the data version is looked up; none for data made or shipped.
     weights: for some splits how much each example counts in the training loss, float (n), >= 0.
+    preprocess: what the pixels of a `Source` have been through; a run's must not differ from it.
     """
 
     splits: Mapping[str, "Stored"]
@@ -83,6 +86,7 @@ class OpenedData:
     image: ImageSpec | None
     paths: tuple[Path, ...] = ()
     weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    preprocess: PreprocessSpec | None = None
 
 
 class ArraySource:
@@ -106,7 +110,7 @@ class ArraySource:
         *,
         place: str,
         bad: Mapping[int, str] = _NOTHING_BAD,
-        names: Records | None = None,
+        names: Source | Records | None = None,
     ) -> None:
         image = image[..., None] if image.ndim == 3 else image
         if image.dtype != np.uint8 or image.ndim != 4:
@@ -183,7 +187,7 @@ class Mixed:
         return self.parts[part].name(inside)
 
 
-Stored = ArraySource | Records | Mixed
+Stored = ArraySource | Source | Records | Mixed
 
 
 def open_arrays(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mlvlab_jax.config.schema import Config
+from mlvlab_jax.data.augment import check_channels
 from mlvlab_jax.data.open import Data, open_data
 from mlvlab_jax.data.versions import check_versions
 from mlvlab_jax.engine.evaluate import Evaluator
@@ -86,6 +87,7 @@ def _check(config: Config, data: Data, metrics: list[Metric]) -> None:
             "set it above 0, or name a validation split of the source",
             path="pipeline.validation_fraction",
         )
+    check_channels(config.pipeline.augment, data.spec.channels)
     for name in ("mean", "std"):
         values = getattr(config.pipeline, name)
         if len(values) not in (1, data.spec.channels):

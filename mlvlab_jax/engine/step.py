@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mlvlab_jax.config.schema import AugmentConfig, PipelineConfig, TrainingConfig
-from mlvlab_jax.data.augment import augment, normalize
-from mlvlab_jax.engine.losses import cross_entropy
+from mlvlab_jax.config.augment import AugmentConfig
+from mlvlab_jax.config.schema import PipelineConfig, TrainingConfig
+from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
+from mlvlab_jax.engine.losses import cross_entropy, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
@@ -24,15 +25,26 @@ _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1
 
 
 def augment_batch(key_data: jax.Array, batch: Tree, config: AugmentConfig) -> jax.Array:
-    """Training pixels of a batch, uint8 (b h w c), as changed for this epoch.
+    """Training pixels of a batch, uint8 (b h w c), as changed for this epoch before normalisation.
 
     Args:
         key_data: `TrainState.key`.
         batch: Device batch.
         config: Which changes.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), _AUGMENT_STREAM)
-    return augment(batch["image"], batch["example_id"], batch["epoch"], key, config)
+    return augment(batch["image"], batch["example_id"], batch["epoch"], _augment_key(key_data), config)
+
+
+def _augment_key(key_data: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.wrap_key_data(key_data), _AUGMENT_STREAM)
+
+
+def _make_examples(key_data: jax.Array, batch: Tree, pipeline: PipelineConfig) -> Tree:
+    """What the network and the loss see: image, label and mask, and a second label where examples are mixed."""
+    image = normalize(augment_batch(key_data, batch, pipeline.augment), pipeline)
+    example_id, epoch, key = batch["example_id"], batch["epoch"], _augment_key(key_data)
+    examples = erase_and_mix(image, batch["label"], example_id, epoch, key, pipeline.augment)
+    return examples | {"mask": batch["mask"]}
 
 
 def make_train_step(
@@ -41,14 +53,13 @@ def make_train_step(
     """The update as a pure function (state, batch) -> (state, scalars).
 
     The scalars are sums over the batch (loss_sum, num_correct, num_examples) and the update's grad_norm and
-    learning_rate.
+    learning_rate. Of a mixed example the label with more weight is the correct one.
     """
 
     def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, Scalars]:
         key = jax.random.wrap_key_data(state.key)
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_STREAM), state.step)
-        pixels = augment_batch(state.key, batch, pipeline.augment)
-        examples = {"image": normalize(pixels, pipeline), "label": batch["label"], "mask": batch["mask"]}
+        examples = _make_examples(state.key, batch, pipeline)
         grads, model_state, sums = _accumulate(model, training, state.variables, examples, dropout_key)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.variables.params)
         variables = Variables(optax.apply_updates(state.variables.params, updates), model_state)
@@ -70,7 +81,7 @@ def _accumulate(
 
     def loss_sum(params: Tree, piece: Tree, piece_key: jax.Array) -> tuple[jax.Array, tuple[Tree, Scalars]]:
         logits, state = model.apply(Variables(params, variables.state), piece["image"], piece_key, True)
-        loss, count = cross_entropy(logits, piece["label"], piece["mask"], smoothing=training.label_smoothing)
+        loss, count = _loss(logits, piece, training.label_smoothing)
         correct = ((logits.argmax(-1) == piece["label"]) * piece["mask"]).sum()
         return loss, (state, {"loss_sum": loss, "num_correct": correct, "num_examples": count})
 
@@ -86,6 +97,13 @@ def _accumulate(
         more_grads, (state, more_sums) = of_piece(index)
         grads, sums = jax.tree.map(jnp.add, (grads, sums), (more_grads, more_sums))
     return jax.tree.map(lambda g: g / sums["num_examples"], grads), state, sums
+
+
+def _loss(logits: jax.Array, piece: Tree, smoothing: float) -> tuple[jax.Array, jax.Array]:
+    if "other_label" not in piece:
+        return cross_entropy(logits, piece["label"], piece["mask"], smoothing=smoothing)
+    labels = (piece["label"], piece["other_label"], piece["label_weight"])
+    return mixed_cross_entropy(logits, *labels, piece["mask"], smoothing=smoothing)
 
 
 def _average(ema: Variables | None, variables: Variables, step: jax.Array, decay: float | None) -> Variables | None:

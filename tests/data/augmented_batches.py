@@ -28,7 +28,13 @@ from mlvlab_jax.engine.mesh import batch_sharding, make_mesh, replicated
 from mlvlab_jax.engine.step import augment_batch
 from mlvlab_jax.plugins import SOURCES, Spec
 
-PIPELINE = {"augment": {"crop_padding": 2, "horizontal_flip": True}}
+PIPELINE = {
+    "augment": {
+        "random_resized_crop": {},
+        "horizontal_flip": True,
+        "color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
+    }
+}
 
 
 def main() -> None:

@@ -48,6 +48,27 @@ def test_stop_and_go_on_equals_running_through_bitwise(model, stop_at, tmp_path)
     assert training_records(before) + training_records(after) == training_records(through)
 
 
+EVERYTHING = {
+    "crop_padding": 0,
+    "random_resized_crop": {"scale": [0.4, 1.0]},
+    "randaugment": {"num_ops": 1},
+    "color_jitter": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1},
+    "erasing": {"probability": 0.5},
+    "mixup": {"alpha": 0.8},
+    "cutmix": {"alpha": 1.0},
+}
+
+
+def test_with_every_augmentation_stop_and_go_on_equals_running_through_bitwise(tmp_path):
+    data = {"params": {"channels": 3}}
+    config = tiny_config(data=data, pipeline={"augment": EVERYTHING}, training={"num_epochs": 1})
+    whole = run(config, workdir=tmp_path / "whole", tracker=RecordingTracker())
+    run(config, workdir=tmp_path / "cut", tracker=RecordingTracker(), stop_requested=lambda step: step == 2)
+    resumed = run(config, workdir=tmp_path / "cut", tracker=RecordingTracker())
+    assert (whole.ended, resumed.ended, resumed.progress.step) == ("finished", "finished", 5)
+    assert compute_digest(resumed.state) == compute_digest(whole.state)
+
+
 def test_a_checkpoint_is_the_state_at_its_step_though_training_went_on(tmp_path):
     config = tiny_config(checkpoint={"every_steps": 7, "keep_last": 9})
     through = run(config, workdir=tmp_path / "a", tracker=RecordingTracker())
@@ -159,6 +180,11 @@ def test_the_tracker_is_told_everything(tmp_path, tracker):
             {"training": {"early_stopping": {"monitor": "f1"}}},
             "'f1' is not measured",
             "training.early_stopping.monitor",
+        ),
+        (
+            {"pipeline": {"augment": {"color_jitter": {"hue": 0.1}}}},
+            "0.1 for images of 1 channels; expected images of 3",
+            "pipeline.augment.color_jitter.hue",
         ),
         ({"pipeline": {"mean": [0.1, 0.2]}}, "2 values for images of 1 channels", "pipeline.mean"),
         (

@@ -7,11 +7,13 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
+from mlvlab_jax.config.schema import TrainingConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.losses import cross_entropy
-from mlvlab_jax.engine.step import compile_train_step, make_train_step
+from mlvlab_jax.engine.step import _accumulate, compile_train_step, make_train_step
 from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import tiny_config
 
@@ -74,9 +76,12 @@ def test_two_runs_are_bitwise_equal_and_another_seed_is_not():
 
 
 def test_accumulated_pieces_equal_the_whole_batch():
-    model = {"name": "cnn", "params": {"widths": [8], "dropout": 0.0}}
-    whole, expected = train(tiny_config(model=model), 3)
-    pieces, losses = train(tiny_config(model=model, training={"accumulation_steps": 2}), 3)
+    changes = {
+        "model": {"name": "cnn", "params": {"widths": [8], "dropout": 0.0}},
+        "pipeline": {"augment": {"mixup": {"alpha": 0.8}}},
+    }
+    whole, expected = train(tiny_config(**changes), 3)
+    pieces, losses = train(tiny_config(**changes, training={"accumulation_steps": 2}), 3)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(pieces.variables), jax.tree.leaves(whole.variables), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -118,6 +123,25 @@ def test_cross_entropy_by_hand_and_by_finite_differences():
             order=1,
             modes=["rev"],
         )
+
+
+def test_mixed_examples_have_the_loss_of_soft_targets_and_count_as_their_heavier_label():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    label, other, mask = jnp.array([0, 1, 2, 0]), jnp.array([1, 1, 0, 2]), jnp.array([1.0, 1.0, 1.0, 0.0])
+    weight = jnp.array([0.5, 0.6, 1.0, 0.7])
+    examples = {"image": jnp.zeros((4, 1, 1, 1)), "label": label, "other_label": other, "label_weight": weight}
+    model = Model(lambda key: Variables(logits, {}), lambda variables, *_: (variables.params, {}))
+    for smoothing in (0.0, 0.1):
+        rules = TrainingConfig(label_smoothing=smoothing)
+        key = jax.random.key(0)
+        grads, _, sums = _accumulate(model, rules, Variables(logits, {}), examples | {"mask": mask}, key)
+        target = weight[:, None] * jax.nn.one_hot(label, 3) + (1 - weight[:, None]) * jax.nn.one_hot(other, 3)
+        target = optax.smooth_labels(target, smoothing)
+        values = optax.losses.softmax_cross_entropy(logits, target)
+        np.testing.assert_allclose(sums["loss_sum"], np.asarray(values)[:3].sum(), rtol=1e-5)
+        np.testing.assert_allclose(grads[:3], (jax.nn.softmax(logits) - target)[:3] / 3, atol=1e-6)
+        assert sums["num_examples"] == 3
+        assert sums["num_correct"] == (np.asarray(logits).argmax(1) == np.asarray(label))[:3].sum()
 
 
 def test_bfloat16_keeps_float32_weights_and_learns():

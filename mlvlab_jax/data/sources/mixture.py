@@ -1,12 +1,13 @@
 """Several sources as one, each giving a stated share of every epoch."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from mlvlab_jax.config.fields import PluginField, configclass
-from mlvlab_jax.config.schema import Positive
+from mlvlab_jax.config.schema import Positive, PreprocessSpec
 from mlvlab_jax.data.source import Mixed, OpenedData
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, Spec
@@ -65,4 +66,13 @@ def open_mixture(params: MixtureParams) -> OpenedData:
     identity = {f"{i}.{key}": value for i, one in enumerate(opened) for key, value in one.identity.items()}
     images = {one.image for one in opened}
     paths = tuple(path for one in opened for path in one.paths)
-    return OpenedData(splits, class_names, identity, images.pop() if len(images) == 1 else None, paths)
+    image = images.pop() if len(images) == 1 else None
+    return OpenedData(splits, class_names, identity, image, paths, preprocess=_common_preprocess(opened))
+
+
+def _common_preprocess(opened: Sequence[OpenedData]) -> PreprocessSpec | None:
+    """What the stored pixels have been through, where some are stored."""
+    found = {one.preprocess for one in opened if one.preprocess is not None}
+    if len(found) > 1:
+        raise DataError(f"mixture: pixels were stored with different preprocessing: {found}; pack them again alike")
+    return found.pop() if found else None
