@@ -84,8 +84,8 @@ def complete_preprocess(preprocess: PreprocessSpec, opened: OpenedData, source: 
     """`preprocess` with the size and channels that hold for this data.
 
     Raises:
-        ConfigError: Images of several sizes and no size to bring them to, or stored pixels that have been through another
-            preprocessing, which serving the model would not repeat.
+        ConfigError: Images of several sizes and no size to bring them to, or stored pixels that have been through
+            another preprocessing, which serving the model would not repeat.
     """
     image = opened.image
     if preprocess.size is None and image is None:
@@ -121,8 +121,8 @@ def _check_preprocess(asked: PreprocessSpec, stored: PreprocessSpec, source: str
         value, expected = getattr(asked, field), getattr(stored, field)
         if value != expected:
             raise ConfigError(
-                f"{value!r}, but the pixels of {source!r} were stored with {expected!r}; write the stored value, or pack "
-                "the data again",
+                f"{value!r}, but the pixels of {source!r} were stored with {expected!r}; write the stored value, or "
+                "pack the data again",
                 path=f"pipeline.preprocess.{field}",
             )
 

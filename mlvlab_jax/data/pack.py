@@ -79,7 +79,7 @@ def pack(
     folder: Path,
     encoding: Encoding | None = None,
     max_side: int | None = None,
-    progress: Progress = Progress(),  # noqa: B008 - frozen
+    progress: Progress = Progress(),
 ) -> PackIndex:
     """Packs all splits of `source` into `folder`, or goes on packing.
 
@@ -141,7 +141,9 @@ def _plan(
     encoders: dict[str, Encoder] = {}
     if encoding == "raw":
         preprocess = complete_preprocess(pipeline.preprocess, opened, source)
-        pixels = {name: to_pixels(stored, preprocess, max_bytes=0, place=source) for name, stored in opened.splits.items()}
+        pixels = {
+            name: to_pixels(stored, preprocess, max_bytes=0, place=source) for name, stored in opened.splits.items()
+        }
         image = pixels["train"].spec
         encoders |= {name: PixelEncoder(source) for name, source in pixels.items()}
     for name, stored in opened.splits.items():
@@ -177,8 +179,10 @@ def _claim(folder: Path, head: PackHead) -> None:
     plan = folder / _UNFINISHED / _PLAN_FILE
     if plan.exists():
         if plan.read_bytes() != TypeAdapter(PackHead).dump_json(head, indent=1) + b"\n":
-            raise DataError(f"{folder}: holds an unfinished pack of other data or made otherwise; delete it, or choose "
-                            "another --out")
+            raise DataError(
+                f"{folder}: holds an unfinished pack of other data or made otherwise; delete it, or choose "
+                "another --out"
+            )
         return
     if folder.exists() and (not folder.is_dir() or any(path.name != _UNFINISHED for path in folder.iterdir())):
         raise DataError(f"{folder}: holds other files; choose a new folder for --out")

@@ -153,7 +153,8 @@ def _check_split(folder: Path, name: str, split: PackedSplit) -> None:
     counts = split.num_examples, split.table.num_examples, sum(shard.num_examples for shard in split.shards)
     if len(set(counts)) > 1:
         raise DataError(
-            f"{folder / INDEX_FILE}: split {name!r} says {counts[0]} examples, its table {counts[1]}, its shards {counts[2]}; "
+            f"{folder / INDEX_FILE}: split {name!r} says {counts[0]} examples, "
+            f"its table {counts[1]}, its shards {counts[2]}; "
             "restore the file, or pack again"
         )
 
@@ -170,9 +171,13 @@ def read_table(folder: Path, split: PackedSplit, *, num_classes: int) -> Table:
             table = Table(*(arrays[name] for name in Table._fields))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a table of examples: {error}; restore the file, or pack again") from None
-    lengths = {name: len(column) for name, column in table._asdict().items() if name not in ("names", "weights") or len(column)}
+    lengths = {
+        name: len(column) for name, column in table._asdict().items() if name not in ("names", "weights") or len(column)
+    }
     if set(lengths.values()) != {split.num_examples}:
-        raise DataError(f"{path}: columns of {lengths} rows; expected {split.num_examples}; restore the file, or pack again")
+        raise DataError(
+            f"{path}: columns of {lengths} rows; expected {split.num_examples}; restore the file, or pack again"
+        )
     if ((table.labels < 0) | (table.labels >= num_classes)).any():
         raise DataError(f"{path}: labels beyond the {num_classes} classes; restore the file, or pack again")
     return table

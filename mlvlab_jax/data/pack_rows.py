@@ -19,7 +19,7 @@ _CHECK_SIZE = (32, 32)
 
 
 class Row(NamedTuple):
-    """One example: its id, which is its index in the source, label, record, size in pixels as seen; or why it could not be read."""
+    """One example: its index in the source, label, record, size in pixels as seen; or why it could not be read."""
 
     id: int
     label: int

@@ -15,7 +15,8 @@ from mlvlab_jax.errors import DataError
 
 FORMAT = 1
 
-#: What is known of one image, each with the limits between its bins: bin i holds limits[i - 1] <= value < limits[i]; the
+#: What is known of one image, each with the limits between its bins: bin i holds
+#: limits[i - 1] <= value < limits[i]; the
 #: first and the last bin are open. They belong to the format: other limits, another FORMAT.
 LIMITS: Mapping[str, np.ndarray] = MappingProxyType(
     {
@@ -35,8 +36,8 @@ class DataProfile:
     """Counts over the images seen so far.
 
     pixels: int64 (c, 256), how often a channel has a value. labels: int64 (k). histograms: int64, one for each quantity
-    in `LIMITS`: brightness (mean grey, 0 to 255), sharpness (variance of the Laplacian of grey), height_px and width_px,
-    aspect (width over height), file_bytes (of the images whose file size was given).
+    in `LIMITS`: brightness (mean grey, 0 to 255), sharpness (variance of the Laplacian of grey), height_px and
+    width_px, aspect (width over height), file_bytes (of the images whose file size was given).
     """
 
     pixels: np.ndarray
@@ -98,7 +99,7 @@ class DataProfile:
         num_channels, num_classes = len(self.pixels), len(self.labels)
         if images.ndim != 4 or images.shape[3] != num_channels:
             raise DataError(f"images are {images.shape}; expected (b, h, w, {num_channels}) like those profiled before")
-        if len(labels) and not (0 <= labels.min() and labels.max() < num_classes):
+        if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
             raise DataError(f"labels are {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}")
         if sizes_px is None:
             sizes_px = np.tile(images.shape[1:3], (len(images), 1))
@@ -142,7 +143,9 @@ class DataProfile:
                 raise DataError(f"data profile of format {tree['format']}; expected {FORMAT}; make the profile again")
             histograms = {name: _counts(tree["histograms"][name], (len(lim) + 1,)) for name, lim in LIMITS.items()}
             num_channels, num_classes = len(tree["pixels"]), len(tree["labels"])
-            return cls(_counts(tree["pixels"], (num_channels, 256)), _counts(tree["labels"], (num_classes,)), histograms)
+            return cls(
+                _counts(tree["pixels"], (num_channels, 256)), _counts(tree["labels"], (num_classes,)), histograms
+            )
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"not a data profile ({type(error).__name__}: {error}); make the profile again") from None
 

@@ -163,8 +163,8 @@ class ArraySource:
 class Mixed:
     """Several stored splits as one, their examples numbered on from part to part.
 
-    labels: for each part, the label here of each of its own labels, int64 (k). shares: what each part gives of an epoch;
-    they add up to 1. None: every example once. epoch_size: examples in an epoch where there are shares.
+    labels: for each part, the label here of each of its own labels, int64 (k). shares: what each part gives of an
+    epoch; they add up to 1. None: every example once. epoch_size: examples in an epoch where there are shares.
     """
 
     parts: tuple["Stored", ...]

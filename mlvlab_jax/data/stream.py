@@ -1,8 +1,8 @@
 """Batches. Training batch t is a function of (seed, t) alone; evaluation meets every example exactly once.
 
-Shuffling permutes indices and comes before sharding, so the order does not depend on the number of processes or threads,
-and going on at step t needs no saved iterator. An unreadable example of a training batch is replaced by one drawn from
-(seed, epoch, its index); the others stay where they are. In evaluation it is masked.
+Shuffling permutes indices and comes before sharding, so the order does not depend on the number of processes or
+threads, and going on at step t needs no saved iterator. An unreadable example of a training batch is replaced by one
+drawn from (seed, epoch, its index); the others stay where they are. In evaluation it is masked.
 """
 
 import dataclasses
@@ -120,8 +120,8 @@ class _TrainBatches:
             found.append(self._describe(ids[0], bad[0]))
         listed = "\n".join(f"  {example.name}: {example.reason}" for example in found[:5])
         raise DataError(
-            f"split {self._split.name!r}: {_MAX_REDRAWS} examples drawn in place of an unreadable one could not be read "
-            f"either, such as\n{listed}\nrepair the files, or run mlvlab validate"
+            f"split {self._split.name!r}: {_MAX_REDRAWS} examples drawn in place of an unreadable one could not be "
+            f"read either, such as\n{listed}\nrepair the files, or run mlvlab validate"
         )
 
     def _describe(self, index: int, reason: str) -> BadExample:
@@ -163,8 +163,8 @@ def train_stream(
     num_steps: int,
     seed: int,
     first_step: int = 0,
-    shard: Shard = Shard(),  # noqa: B008 - frozen
-    readers: Readers = Readers(),  # noqa: B008 - frozen
+    shard: Shard = Shard(),
+    readers: Readers = Readers(),
     on_bad: Callable[[Sequence[BadExample]], None] = refuse_bad,
 ) -> Iterator[HostBatch]:
     """Batches of updates `first_step` + 1 to `num_steps`.
@@ -191,8 +191,8 @@ def eval_stream(
     split: Split,
     *,
     batch_size: int,
-    shard: Shard = Shard(),  # noqa: B008 - frozen
-    readers: Readers = Readers(),  # noqa: B008 - frozen
+    shard: Shard = Shard(),
+    readers: Readers = Readers(),
     on_bad: Callable[[Sequence[BadExample]], None] = refuse_bad,
 ) -> Iterator[HostBatch]:
     """Batches that together hold every readable example of `split` once; arguments as of `train_stream`."""
@@ -209,7 +209,7 @@ def _read_ahead(
 
 
 def _iterate(dataset: grain.MapDataset, split: Split, readers: Readers) -> Iterator[_Read]:
-    """Reads in threads or processes; or, from memory, in the caller's: a batch there costs less than handing it over."""
+    """Reads in threads or processes; from memory in the caller's thread, which costs less than handing over."""
     if split.source.resident:
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
     buffer = max(readers.num_threads, readers.prefetch_batches)

@@ -24,7 +24,8 @@ _log = logging.getLogger(__name__)
 class DataVersion:
     """A file or folder as DVC recorded it.
 
-    path: what is tracked, relative where it was asked for by a relative path. md5: DVC's, ending in ".dir" for a folder.
+    path: what is tracked, relative where it was asked for by a relative path. md5: DVC's, ending in ".dir" for
+    a folder.
     size_bytes, num_files: None where DVC left them out. revision: git commit of the repository that holds the pointer,
     or None outside of one. dirty: this commit and md5 do not lead back to the bytes on disk, because the pointer is
     not committed as it is, or because the bytes are known to differ from it.
@@ -51,7 +52,6 @@ class GitState(NamedTuple):
 
 def describe_git(folder: Path, *names: str) -> GitState | None:
     """State of the git repository around `folder`, or None outside of one; `names` limit dirtiness to these files."""
-
     ignored = ["--ignored"] if names else []
 
     def git(*args: str) -> str:
@@ -77,7 +77,8 @@ def read_versions(paths: Iterable[Path]) -> tuple[DataVersion, ...]:
 def read_version(path: Path) -> DataVersion | None:
     """What DVC recorded of `path`, or of the tracked folder it lies in; None where nothing tracks it.
 
-    Looks for a `.dvc` pointer or a `dvc.lock` entry beside `path` and in each folder above, up to the repository's root.
+    Looks for a `.dvc` pointer or a `dvc.lock` entry beside `path` and in each folder above, up to the
+    repository's root.
 
     Raises:
         DataError: A pointer on the way is in conflict, not of DVC 3's format, or has no md5.
@@ -215,7 +216,8 @@ def _make_version(path: Path, entry: dict[str, Any], pointer: Path) -> DataVersi
     md5 = entry.get("md5")
     if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(md5)):
         raise DataError(
-            f"{pointer}: md5 of {entry['path']!r} is {md5!r}; expected 32 hex digits; record the data: dvc commit {path}"
+            f"{pointer}: md5 of {entry['path']!r} is {md5!r}; expected 32 hex digits; record the data: "
+            f"dvc commit {path}"
         )
     if entry.get("hash") != "md5":
         raise DataError(

@@ -16,7 +16,11 @@ __all__ = ["small_shards"]
 
 @pytest.fixture
 def packed(tmp_path):
-    pack(spec_of("synthetic", num_train=40, num_test=6, height=8, width=8, channels=1), pipeline_of(), folder=tmp_path / "p")
+    pack(
+        spec_of("synthetic", num_train=40, num_test=6, height=8, width=8, channels=1),
+        pipeline_of(),
+        folder=tmp_path / "p",
+    )
     return tmp_path / "p"
 
 
@@ -43,8 +47,14 @@ SHARD = "train-00000-of-00001.arrayrecord"
 BAD_PACKS = {
     "no index": (lambda p: (p / "index.json").unlink(), r"index\.json: No such file.*mlvlab pack --out"),
     "not JSON": (lambda p: (p / "index.json").write_text("{"), r"index\.json: not JSON: .*pack again"),
-    "other JSON": (lambda p: (p / "index.json").write_text("[]"), r"index\.json: format and version are None; expected"),
-    "other version": (set_value("head", "version", value=9), r"are \('mlvlab_jax\.pack', 9\); expected .* 1\); pack again"),
+    "other JSON": (
+        lambda p: (p / "index.json").write_text("[]"),
+        r"index\.json: format and version are None; expected",
+    ),
+    "other version": (
+        set_value("head", "version", value=9),
+        r"are \('mlvlab_jax\.pack', 9\); expected .* 1\); pack again",
+    ),
     "field missing": (set_value("head", "class_names", value=3), r"index\.json: head\.class_names: .*restore the file"),
     "raw without shape": (set_value("head", "image", value=None), "raw pixels without their image shape"),
     "no training split": (lambda p: edit_index(p, lambda i: i["splits"].pop("train")), r"\['test'\]; expected 'train'"),
@@ -71,7 +81,7 @@ def test_a_broken_pack_is_refused_in_words(packed, name):
 
 def rewrite_table(folder, **changes):
     path = folder / "train-index.npz"
-    np.savez(path, **({name: column for name, column in np.load(path).items()} | changes))
+    np.savez(path, **(dict(np.load(path).items()) | changes))
     set_value("splits", "train", "table", "num_bytes", value=path.stat().st_size)(folder)
 
 
@@ -107,7 +117,12 @@ def test_an_empty_split_is_refused(packed):
 
 @pytest.mark.parametrize(
     ("asked", "path"),
-    [({"size": [4, 4]}, "size"), ({"channels": 3}, "channels"), ({"resize": "pad"}, "resize"), ({"filter": "box"}, "filter")],
+    [
+        ({"size": [4, 4]}, "size"),
+        ({"channels": 3}, "channels"),
+        ({"resize": "pad"}, "resize"),
+        ({"filter": "box"}, "filter"),
+    ],
 )
 def test_raw_pixels_of_another_preprocessing_are_refused(packed, asked, path):
     with pytest.raises(ConfigError, match="'array_record' were stored with .*pack the data again") as caught:

@@ -159,7 +159,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(pack_module, "_CHUNK_BYTES", 1024)
 
 
-class Stop(Exception):
+class StopPackingError(Exception):
     pass
 
 
@@ -172,10 +172,10 @@ def test_an_interrupted_packing_goes_on_and_ends_with_the_same_bytes(photos, tmp
     def stop_late(count):
         done.append(count)
         if sum(done) > 18:
-            raise Stop
+            raise StopPackingError
 
     folder = tmp_path / "out"
-    with pytest.raises(Stop):
+    with pytest.raises(StopPackingError):
         pack(source, pipeline_of(), folder=folder, progress=Progress(advance=stop_late))
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("train-*.arrayrecord")}
     assert 1 <= len(finished) < len(whole.splits["train"].shards)
@@ -191,9 +191,16 @@ def test_an_interrupted_packing_goes_on_and_ends_with_the_same_bytes(photos, tmp
 def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path, small_shards):
     source = spec_of("image_folder", path=str(photos))
     folder = tmp_path / "out"
-    with pytest.raises(Stop):
-        pack(source, pipeline_of(), folder=folder, progress=Progress(advance=lambda count: (_ for _ in ()).throw(Stop)))
-    with pytest.raises(DataError, match="unfinished pack of other data or made otherwise; delete it, or choose another"):
+    with pytest.raises(StopPackingError):
+        pack(
+            source,
+            pipeline_of(),
+            folder=folder,
+            progress=Progress(advance=lambda count: (_ for _ in ()).throw(StopPackingError)),
+        )
+    with pytest.raises(
+        DataError, match="unfinished pack of other data or made otherwise; delete it, or choose another"
+    ):
         pack(source, pipeline_of(), folder=folder, max_side=16)
     pack(source, pipeline_of(), folder=folder)
     before = digests(folder)

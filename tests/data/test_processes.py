@@ -13,7 +13,10 @@ def run_processes(count, devices_each):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     arguments = [[address, str(count), str(k), str(devices_each)] for k in range(count)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
     running = [
         subprocess.Popen([sys.executable, SCRIPT, *given], stdout=subprocess.PIPE, text=True, env=environment)
         for given in arguments

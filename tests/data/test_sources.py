@@ -91,7 +91,10 @@ def save(path, **changes):
 BAD_ARRAYS = {
     "labels out of range": ({"y_test": np.array([0, 7])}, "1 labels out of range, first 7 at index 1; expected 0..1"),
     "negative label": ({"y_train": np.array([0, -1, 0, 1])}, "1 labels out of range, first -1 at index 1"),
-    "empty split": ({"x_test": np.zeros((0, 2, 2), np.uint8), "y_test": np.zeros(0, np.int64)}, "split 'test' is empty"),
+    "empty split": (
+        {"x_test": np.zeros((0, 2, 2), np.uint8), "y_test": np.zeros(0, np.int64)},
+        "split 'test' is empty",
+    ),
     "lengths differ": ({"y_train": np.array([0, 1])}, "4 images but 2 labels"),
     "float images": ({"x_train": np.zeros((4, 2, 2))}, "images are float64 .*; expected uint8"),
     "float labels": ({"y_train": np.array([0.0, 1, 0, 1])}, "labels are float64"),
@@ -152,7 +155,9 @@ def test_tfds_reads_the_same_from_memory_and_from_disk():
     assert (len(resident.train), resident.spec) == (10_000, (28, 28, 1))
     _, labels, _ = resident.train.source.fetch(resident.train.ids)
     assert np.bincount(labels).tolist() == [1000] * 10
-    for a, b in zip(*(train_stream(d.train, batch_size=64, num_steps=3, seed=1) for d in (resident, streamed)), strict=True):
+    for a, b in zip(
+        *(train_stream(d.train, batch_size=64, num_steps=3, seed=1) for d in (resident, streamed)), strict=True
+    ):
         np.testing.assert_array_equal(a["image"], b["image"])
         np.testing.assert_array_equal(a["label"], b["label"])
 

@@ -1,16 +1,18 @@
+import functools
 import json
+import operator
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mlvlab_jax.data.source import ArraySource
 from mlvlab_jax.config.schema import PreprocessSpec
 from mlvlab_jax.data.order import Part, Split, order_epoch, permute
 from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.data.records import DecodedSource, FileRecords
-from mlvlab_jax.errors import DataError
+from mlvlab_jax.data.source import ArraySource
 from mlvlab_jax.data.stream import Readers, Shard, eval_stream, train_stream
+from mlvlab_jax.errors import DataError
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_every_epoch_has_every_example_once_in_another_order(split):
 def test_shards_put_together_are_the_unsharded_batch(split, count):
     whole = ids(train_stream(split, batch_size=8, num_steps=5, seed=1))
     parts = [ids(train_stream(split, batch_size=8, num_steps=5, seed=1, shard=Shard(i, count))) for i in range(count)]
-    assert [sum((part[t] for part in parts), []) for t in range(5)] == whole
+    assert [functools.reduce(operator.iadd, (part[t] for part in parts), []) for t in range(5)] == whole
 
 
 @pytest.mark.parametrize("batch_size", [4, 8, 25, 32])
@@ -98,7 +100,9 @@ def test_unreadable_examples_are_replaced_and_the_others_stay_where_they_were(fi
     np.testing.assert_array_equal(after[~was_bad], before[~was_bad])
     assert was_bad.sum() >= 9
     assert not np.isin(after, BAD).any()
-    assert len({tuple(row) for row in zip(before[was_bad], after[was_bad], strict=True)}) > 3  # not always the same stand-in
+    assert (
+        len({tuple(row) for row in zip(before[was_bad], after[was_bad], strict=True)}) > 3
+    )  # not always the same stand-in
     assert {example.example_id for example in bad} == set(BAD)
     for batch in spoiled:
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], 10 * batch["example_id"])

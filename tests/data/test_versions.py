@@ -113,7 +113,9 @@ def test_nothing_is_found_above_the_repository_or_where_nothing_tracks(repo):
 
 def test_a_lock_file_is_read_with_the_working_folders_of_its_stages(repo):
     (repo / "dvc.lock").write_text(LOCK)
-    (repo / "dvc.yaml").write_text("stages:\n  each:\n    foreach: [a]\n    do: {wdir: w, cmd: x, outs: ['${item}.txt']}\n")
+    (repo / "dvc.yaml").write_text(
+        "stages:\n  each:\n    foreach: [a]\n    do: {wdir: w, cmd: x, outs: ['${item}.txt']}\n"
+    )
     write_files(repo / "out" / "raw")
     version = read_version(repo / "out" / "raw" / "zero")
     assert (version.path, version.md5, version.num_files) == (repo / "out" / "raw", FOLDER_MD5, 7)
@@ -170,7 +172,9 @@ def test_what_dvc_leaves_out_is_left_out(repo):
     assert verify_version(read_version(raw)) == []
 
 
-@pytest.mark.parametrize(("with_listing", "expected"), [(True, "2 of 7 files are missing, first a.txt"), (False, "2 of 7")])
+@pytest.mark.parametrize(
+    ("with_listing", "expected"), [(True, "2 of 7 files are missing, first a.txt"), (False, "2 of 7")]
+)
 def test_half_a_pull_is_refused_with_the_command(repo, with_listing, expected):
     for name in ("a.txt", "zero"):
         (repo / "data" / "raw" / name).unlink()
@@ -198,7 +202,10 @@ def test_an_unreadable_file_is_refused_by_name(repo):
 
 
 BAD_POINTERS = {
-    "conflict": ("<<<<<<< HEAD\n" + FILE_POINTER + "=======\n" + FILE_POINTER + ">>>>>>> b\n", "merge conflict; keep one"),
+    "conflict": (
+        "<<<<<<< HEAD\n" + FILE_POINTER + "=======\n" + FILE_POINTER + ">>>>>>> b\n",
+        "merge conflict; keep one",
+    ),
     "no YAML": ("outs: [", "is not YAML"),
     "empty": ("", "is not a mapping"),
     "a list": ("- a\n", "is not a mapping"),

@@ -27,7 +27,7 @@ def mean_gray(image: UInt8[Array, "h w c"]) -> Int[Array, ""]:
 
 
 def blend(base: Array, image: UInt8[Array, "h w c"], factor: Float[Array, ""] | float) -> UInt8[Array, "h w c"]:
-    """base + factor * (image - base), cut to bytes towards 0 as Pillow's Image.blend.
+    """Base + factor * (image - base), cut to bytes towards 0 as Pillow's Image.blend.
 
     Args:
         base: What is left at factor 0; whole numbers that broadcast to the image.
@@ -72,9 +72,7 @@ def adjust_hue(image: UInt8[Array, "h w 3"], turns: Float[Array, ""]) -> UInt8[A
     return jnp.round(jnp.stack(turned, -1)).astype(jnp.uint8)
 
 
-def color_jitter(
-    image: UInt8[Array, "h w c"], key: Key[Array, ""], rule: ColorJitterConfig
-) -> UInt8[Array, "h w c"]:
+def color_jitter(image: UInt8[Array, "h w c"], key: Key[Array, ""], rule: ColorJitterConfig) -> UInt8[Array, "h w c"]:
     """Random brightness, contrast, saturation and hue, always in this order.
 
     torchvision draws the order too; a fixed one costs a quarter as much, and the strengths have the same distribution.

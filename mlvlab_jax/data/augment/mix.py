@@ -23,9 +23,7 @@ class Mixed(NamedTuple):
     label_weight: Float[Array, " b"]
 
 
-def mix(
-    image: Float[Array, "b h w c"], label: Int[Array, " b"], key: Key[Array, " b"], config: AugmentConfig
-) -> Mixed:
+def mix(image: Float[Array, "b h w c"], label: Int[Array, " b"], key: Key[Array, " b"], config: AugmentConfig) -> Mixed:
     """Mixes each example with the one before it in the global batch, the first with the last.
 
     The batch is a function of seed and step, so pairs do not depend on mesh or number of processes (but on the batch

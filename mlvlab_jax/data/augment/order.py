@@ -1,6 +1,6 @@
-"""From pixels to network input on the device, in this order:
+"""From pixels to network input on the device, in a fixed order.
 
-padded crop or random resized crop, flip, RandAugment or 3-Augment, colour jitter (bytes to bytes); normalise; erasing,
+Padded crop or random resized crop, flip, RandAugment or 3-Augment, colour jitter (bytes to bytes); normalise; erasing,
 mixup or cutmix (float32).
 
 An example's random choices depend on (key, epoch, example id) only, so they are the same on any mesh and batch size.

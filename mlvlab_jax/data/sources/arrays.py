@@ -5,13 +5,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.source import ArraySource, OpenedData, open_arrays
 from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES
-from pydantic import Field
 
 _IDX_DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _IDX_STEMS = {"train": "train", "test": "t10k"}

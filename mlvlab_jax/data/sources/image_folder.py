@@ -32,8 +32,8 @@ class ImageFolderParams:
     """Where the images are."""
 
     path: str = Field(json_schema_extra=OPERATIONAL)
-    """Folder with one folder a class, or with the folders train, and validation and test where there are, and the classes
-    in each of them."""
+    """Folder with one folder a class, or with the folders train, and validation and test where there are, and the
+    classes in each of them."""
     class_names: tuple[str, ...] | None = None
     """Folder names in the order of the labels; null takes the training split's folders in alphabetical order."""
 
@@ -49,7 +49,8 @@ def open_image_folder(params: ImageFolderParams) -> OpenedData:
     root = Path(params.path).expanduser()
     if not root.is_dir():
         raise DataError(
-            f"{root}: no such folder; set data.params.path to a folder with one folder of images a class{pull_hint(root)}"
+            f"{root}: no such folder; set data.params.path to a folder with one folder of images a "
+            f"class{pull_hint(root)}"
         )
     folders = _split_folders(root)
     class_names = params.class_names or tuple(_subfolders(folders["train"]))

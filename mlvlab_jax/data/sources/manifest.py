@@ -20,7 +20,6 @@ from mlvlab_jax.data.versions import pull_hint
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, did_you_mean
 
-
 #: Largest class number without a class list; a larger one is an article number or the like.
 _MAX_NUMBER = 100_000
 
@@ -40,8 +39,8 @@ class ManifestParams:
     split_column: str | None = "split"
     """Column with train, validation or test; null, or a table without it, makes all of it the training split."""
     weight_column: str | None = "weight"
-    """Column with how much a row counts in the training loss, a number >= 0, as a ratio to the mean of all; null, or a table
-    without it, makes all count the same."""
+    """Column with how much a row counts in the training loss, a number >= 0, as a ratio to the mean of all; null, or a
+    table without it, makes all count the same."""
     class_names: tuple[str, ...] | None = None
     """Class names in the order of the labels; null takes the labels that occur, in numerical or alphabetical order."""
 
@@ -51,8 +50,8 @@ def open_manifest(params: ManifestParams) -> OpenedData:
     """Reads the table; no image is opened.
 
     Raises:
-        DataError: No such table, a column or a value missing, a label that is not in the class list, an unknown split, no
-            training row, or fewer than two classes; with file and line.
+        DataError: No such table, a column or a value missing, a label that is not in the class list, an unknown split,
+            no training row, or fewer than two classes; with file and line.
     """
     table = Path(params.path).expanduser()
     root = Path(params.root).expanduser() if params.root else table.parent
@@ -183,7 +182,8 @@ def _classes(rows: _Rows, class_names: tuple[str, ...] | None, table: Path) -> t
             highest = max(labels, key=int)
             if int(highest) > _MAX_NUMBER:
                 raise DataError(
-                    f"{table}:{rows.first_lines[labels.index(highest)]}: label {highest}; expected the number of a class, "
+                    f"{table}:{rows.first_lines[labels.index(highest)]}: label {highest}; expected the number of "
+                    "a class, "
                     f"at most {_MAX_NUMBER}; list the labels in data.params.class_names"
                 )
             class_names = tuple(str(k) for k in range(int(highest) + 1))

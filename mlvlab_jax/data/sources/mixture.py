@@ -30,8 +30,8 @@ class MixtureParams:
     parts: tuple[MixturePart, ...] = Field(min_length=1)
     """The sources and their weights."""
     examples_per_epoch: Positive | None = None
-    """Training examples called one epoch; null takes the sum over the sources. In an epoch a source may be met more than
-    once or in part; over time each of its examples is seen equally often."""
+    """Training examples called one epoch; null takes the sum over the sources. In an epoch a source may be met more
+    than once or in part; over time each of its examples is seen equally often."""
 
 
 _DIGITS = {"source": {"name": "digits"}, "weight": 3.0}

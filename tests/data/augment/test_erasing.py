@@ -33,6 +33,8 @@ def test_noise_is_standard_normal_and_new_for_each_value():
     assert stats.kstest(noise, "norm").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("rule", [ErasingConfig(probability=0.0), ErasingConfig(probability=1.0, area=(1.0, 1.0), ratio=(3.0, 3.3))])
+@pytest.mark.parametrize(
+    "rule", [ErasingConfig(probability=0.0), ErasingConfig(probability=1.0, area=(1.0, 1.0), ratio=(3.0, 3.3))]
+)
 def test_without_chance_or_room_nothing_is_erased(rule):
     assert (erase_many(rule, count=50) == 7).all()

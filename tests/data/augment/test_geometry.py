@@ -13,7 +13,9 @@ from mlvlab_jax.data.augment.resample import blur_weights, resample, resize_weig
 def picture(height, width, channels=3):
     """Smooth colours with some noise."""
     rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     noisy = np.asarray(coarse, int) + rng.integers(-30, 30, (height, width, 3))
     return np.clip(noisy, 0, 255).astype(np.uint8)[..., :channels]
 

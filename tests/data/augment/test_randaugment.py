@@ -99,7 +99,9 @@ def test_three_augment_greys_solarises_or_blurs_a_third_each():
     image, count = picture(12, 12), 1500
     out = np.asarray(jax.jit(jax.vmap(lambda key: three_augment(jnp.asarray(image), key)))(keys(count)))
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None].repeat(3, 2)
-    is_grey, is_solarised = ((out == other).all((1, 2, 3)) for other in (grey, np.where(image < 128, image, 255 - image)))
+    is_grey, is_solarised = (
+        (out == other).all((1, 2, 3)) for other in (grey, np.where(image < 128, image, 255 - image))
+    )
     assert abs(is_grey.sum() - count / 3) < 60  # 3.3 standard deviations
     assert abs(is_solarised.sum() - count / 3) < 60
     rest = out[~is_grey & ~is_solarised].astype(float)
