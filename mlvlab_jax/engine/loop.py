@@ -21,7 +21,7 @@ from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.progress import LateMetrics, Progress, Window
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import augment_batch, compile_train_step, make_train_step
-from mlvlab_jax.engine.telemetry import PhaseClock
+from mlvlab_jax.engine.telemetry import PhaseClock, Rate
 from mlvlab_jax.trees import count_elements, named_leaves
 from mlvlab_jax.types import RunInfo, Tracker, Tree
 
@@ -266,23 +266,6 @@ class Trainer:
             "last": {"step": self.progress.step} | _measured(self.progress.metrics),
             "seconds": {name: round(value, 3) for name, value in self._clock.read().items()},
         }
-
-
-class Rate:
-    """Training throughput, and how much of the time goes into waiting for input."""
-
-    def __init__(self) -> None:
-        self.num_examples = 0.0
-        self._train = self._input = 0.0
-
-    def read(self, clock: PhaseClock) -> dict[str, float]:
-        """Examples a second of training steps, and the share of that time spent waiting, since the last reading."""
-        seconds = clock.read()
-        train, waiting = seconds["train"] - self._train, seconds["input"] - self._input
-        total = max(train + waiting, 1e-9)
-        rates = {"images_per_second": self.num_examples / total, "input_wait": waiting / total}
-        self.num_examples, self._train, self._input = 0.0, seconds["train"], seconds["input"]
-        return rates
 
 
 def _version_trees(experiment: Experiment) -> list[dict[str, Any]]:

@@ -36,3 +36,20 @@ class PhaseClock:
         now = time.perf_counter()
         self.seconds[self._stack[-1]] += now - self._started
         self._started = now
+
+
+class Rate:
+    """Training throughput, and how much of the time goes into waiting for input."""
+
+    def __init__(self) -> None:
+        self.num_examples = 0.0
+        self._train = self._input = 0.0
+
+    def read(self, clock: PhaseClock) -> dict[str, float]:
+        """Examples a second of training steps, and the share of that time spent waiting, since the last reading."""
+        seconds = clock.read()
+        train, waiting = seconds["train"] - self._train, seconds["input"] - self._input
+        total = max(train + waiting, 1e-9)
+        rates = {"images_per_second": self.num_examples / total, "input_wait": waiting / total}
+        self.num_examples, self._train, self._input = 0.0, seconds["train"], seconds["input"]
+        return rates
