@@ -2,8 +2,8 @@
 
 Bare: a hand-written loop over the same jitted update, fed from arrays in memory, that reads nothing back. Ours: the
 engine's loop with prefetching, per-example augmentation keys, late metrics, logging and all three trackers.
-Both run the same update function on the same images; order A B B A; the ratio is the median over
-pairs measured one after the other.
+Both run the same update function on the same images; order A B B A; the ratio is the median over many short pairs, as
+the speed of a shared machine drifts by ten percent within a minute.
 """
 
 import json
@@ -20,14 +20,15 @@ from mlvlab_jax.config.load import load_config
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.loop import Trainer
 from mlvlab_jax.engine.step import make_train_step
 from mlvlab_jax.engine.telemetry import PhaseClock
 from mlvlab_jax.tracking.multi import make_tracker
 
-REPEATS = 7
-CONFIGS = {"digits": 12, "digits_vit_tiny": 12}
+REPEATS = 21
+CONFIGS = {"digits": 4, "digits_vit_tiny": 4}
 
 
 def bare_steps_per_second(config: Config, experiment: Experiment) -> float:
@@ -76,6 +77,7 @@ def our_steps_per_second(config: Config, experiment: Experiment) -> float:
 
 
 def main() -> None:
+    enable_compile_cache(compile_cache_folder())
     results = {}
     for name, num_epochs in CONFIGS.items():
         overrides = [f"training.num_epochs={num_epochs}", f"evaluation.every_epochs={num_epochs}"]

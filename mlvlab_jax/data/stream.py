@@ -209,9 +209,9 @@ def _read_ahead(
 
 
 def _iterate(dataset: grain.MapDataset, split: Split, readers: Readers) -> Iterator[_Read]:
-    """Reads in threads or processes; from memory in the caller's thread, which costs less than handing over."""
+    """Grain reads ahead in threads or processes; what is in memory is taken when asked for, which costs less."""
     if split.source.resident:
-        return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+        return (dataset[index] for index in range(len(dataset)))
     buffer = max(readers.num_threads, readers.prefetch_batches)
     if readers.num_processes == 0:
         return iter(dataset.to_iter_dataset(grain.ReadOptions(readers.num_threads, buffer)))

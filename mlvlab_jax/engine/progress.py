@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from mlvlab_jax.engine.step import SCALARS
 from mlvlab_jax.engine.stopping import EarlyStopping
 from mlvlab_jax.errors import NonFiniteError
 
@@ -63,16 +64,15 @@ class LateMetrics:
     """Reads a step's scalars only after the next step is dispatched, so that the device never waits for the host."""
 
     def __init__(self) -> None:
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._pending: tuple[int, jax.Array] | None = None
 
-    def push(self, step: int, scalars: dict[str, jax.Array]) -> dict[str, float] | None:
-        """Takes the scalars of `step`; gives those of the step before, or None.
+    def push(self, step: int, scalars: jax.Array) -> dict[str, float] | None:
+        """Takes the scalars of `step`, float32 in the order of `SCALARS`; gives those of the step before, or None.
 
         Raises:
             NonFiniteError: The step before had a loss or gradient that is not finite.
         """
-        for value in scalars.values():
-            value.copy_to_host_async()
+        scalars.copy_to_host_async()
         ready = self.drain()
         self._pending = (step, scalars)
         return ready
@@ -83,7 +83,7 @@ class LateMetrics:
             return None
         step, scalars = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        values: dict[str, float] = dict(zip(SCALARS, jax.device_get(scalars).tolist(), strict=True))
         for name in ("loss_sum", "grad_norm"):
             if not math.isfinite(values[name]):
                 raise NonFiniteError(

@@ -19,6 +19,8 @@ from mlvlab_jax.optim.chain import Optimizer
 from mlvlab_jax.types import Tree
 
 Scalars = dict[str, jax.Array]
+#: Names of what a step reports.
+SCALARS = ("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate")
 TrainStep = Callable[[TrainState, Tree], tuple[TrainState, Scalars]]
 
 _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1
@@ -115,10 +117,20 @@ def _average(ema: Variables | None, variables: Variables, step: jax.Array, decay
     return averaged
 
 
-def compile_train_step(step: TrainStep, layout: TrainState, mesh: Mesh) -> TrainStep:
-    """`step` jitted for the mesh; its state argument is donated."""
+def compile_train_step(
+    step: TrainStep, layout: TrainState, mesh: Mesh
+) -> Callable[[TrainState, Tree], tuple[TrainState, jax.Array]]:
+    """`step` jitted for the mesh; its state argument is donated.
+
+    The scalars come as one float32 array in the order of `SCALARS`: reading one array costs a fifth of reading five.
+    """
+
+    def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
+        state, scalars = step(state, batch)
+        return state, jnp.stack([scalars[name] for name in SCALARS])
+
     return jax.jit(
-        step,
+        train_step,
         in_shardings=(layout, batch_sharding(mesh)),
         out_shardings=(layout, replicated(mesh)),
         donate_argnums=0,

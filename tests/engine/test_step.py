@@ -11,7 +11,7 @@ from mlvlab_jax.config.schema import TrainingConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.losses import cross_entropy
-from mlvlab_jax.engine.step import _accumulate, compile_train_step, make_train_step
+from mlvlab_jax.engine.step import SCALARS, _accumulate, compile_train_step, make_train_step
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.trees import compute_digest
@@ -36,6 +36,7 @@ def train(config, num_steps, *, jit=True):
         experiment.data.train, batch_size=config.training.batch_size, num_steps=num_steps, seed=config.seed
     ):
         state, scalars = step(state, jax.tree.map(jnp.asarray, batch))
+        scalars = dict(zip(SCALARS, scalars, strict=True)) if jit else scalars
         losses.append(float(scalars["loss_sum"] / scalars["num_examples"]))
     return state, losses
 
