@@ -62,6 +62,21 @@ def print_config(arguments: argparse.Namespace) -> bool:
     return bool(arguments.schema or arguments.print_config)
 
 
+def run_configured(arguments: argparse.Namespace, command: "Callable[[LoadedConfig], int]") -> int:
+    """Runs `command` on the configuration that `arguments` name, as `run_command`; or answers as `print_config`."""
+    loaded: list[LoadedConfig] = []
+
+    def configured() -> int:
+        if print_config(arguments):
+            return 0
+        from mlvlab_jax.config.load import load_config
+
+        loaded.append(load_config(arguments.config, arguments.overrides))
+        return command(loaded[0])
+
+    return run_command(configured, loaded=lambda: loaded[0] if loaded else None)
+
+
 def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfig | None]" = lambda: None) -> int:
     """Runs `command`; an error meant for the user becomes one message on standard error and its exit code.
 

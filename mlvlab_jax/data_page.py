@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlvlab_jax.cli import add_config_arguments, print_config, run_command
+from mlvlab_jax.cli import add_config_arguments, run_configured
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
@@ -22,17 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     parser.add_argument("--num-examples", type=int, default=48, help="examples on the page (default 48)")
     parsed = parser.parse_intermixed_args(arguments)
-    loaded: list[LoadedConfig] = []
-    return run_command(lambda: _show(parsed, loaded), loaded=lambda: loaded[0] if loaded else None)
+    return run_configured(parsed, lambda loaded: _show(parsed, loaded))
 
 
-def _show(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
-    if print_config(parsed):
-        return 0
-    from mlvlab_jax.config.load import load_config
-
-    loaded.append(load_config(parsed.config, parsed.overrides))
-    config = loaded[0].config
+def _show(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
+    config = loaded.config
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -59,7 +53,7 @@ def _show(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
         np.stack([batch["image"], *versions], axis=1),
         labels=[data.class_names[label] for label in batch["label"]],
         names=[data.train.source.name(i) for i in batch["example_id"].tolist()],
-        title=f"{loaded[0].name}: {sizes}; {len(data.class_names)} classes, images of {'x'.join(map(str, data.spec))}",
+        title=f"{loaded.name}: {sizes}; {len(data.class_names)} classes, images of {'x'.join(map(str, data.spec))}",
         summary=f"The first {count} examples of training: as decoded (outlined), then as augmented in the first "
         f"{_NUM_VERSIONS} epochs.{missing}{skipped}",
     )

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlvlab_jax.cli import add_config_arguments, print_config, run_command
+from mlvlab_jax.cli import add_config_arguments, run_command, run_configured
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
+    from mlvlab_jax.data.pack_index import PackIndex
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--verify", action="store_true", help="check every file of the pack in --out and do nothing else"
     )
     parsed = parser.parse_args(arguments)
-    if parsed.out is None and not (parsed.print_config or parsed.schema):
+    asks = parsed.print_config or parsed.schema
+    if parsed.out is None and not asks:
         parser.error("the following arguments are required: --out")
-    loaded: list[LoadedConfig] = []
-    return run_command(lambda: _pack(parsed, loaded), loaded=lambda: loaded[0] if loaded else None)
+    if parsed.verify and not asks:
+        return run_command(lambda: _verify(parsed))
+    return run_configured(parsed, lambda loaded: _pack(parsed, loaded))
 
 
 def _positive(text: str) -> int:
@@ -41,44 +44,44 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _pack(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
-    if print_config(parsed):
-        return 0
-    if parsed.verify:
-        from mlvlab_jax.data.pack_index import verify_pack
+def _verify(parsed: argparse.Namespace) -> int:
+    from mlvlab_jax.data.pack_index import verify_pack
 
-        index = verify_pack(parsed.out)
-    else:
-        from mlvlab_jax.config.load import load_config
+    _print_splits(verify_pack(parsed.out))
+    print("whole")
+    return 0
 
-        loaded.append(load_config(parsed.config, parsed.overrides))
-        from rich.console import Console
-        from rich.progress import Progress as Bar
 
-        from mlvlab_jax.data.pack import Progress, pack
+def _pack(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
 
-        config = loaded[0].config
-        console = Console(stderr=True)
-        with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("packing", total=None)
-            progress = Progress(
-                lambda total: bar.update(task, total=total), lambda count: bar.update(task, advance=count)
-            )
-            index = pack(
-                config.data,
-                config.pipeline,
-                folder=parsed.out,
-                encoding=parsed.encode,
-                max_side=parsed.max_side,
-                progress=progress,
-            )
+    from mlvlab_jax.data.pack import Progress, pack
+
+    config = loaded.config
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("packing", total=None)
+        progress = Progress(lambda total: bar.update(task, total=total), lambda count: bar.update(task, advance=count))
+        index = pack(
+            config.data,
+            config.pipeline,
+            folder=parsed.out,
+            encoding=parsed.encode,
+            max_side=parsed.max_side,
+            progress=progress,
+        )
+    _print_splits(index)
+    print(f"to train on it: data.name=array_record data.params.path={parsed.out}")
+    return 0
+
+
+def _print_splits(index: "PackIndex") -> None:
     for name, split in index.splits.items():
         num_bytes = sum(shard.num_bytes for shard in split.shards)
         size = f"{num_bytes / 2**20:.1f} MiB in {len(split.shards)} shards"
         left_out = f", {len(split.bad)} unreadable left out" if split.bad else ""
         print(f"{name}: {split.num_examples} examples, {size}{left_out}")
-    print("whole" if parsed.verify else f"to train on it: data.name=array_record data.params.path={parsed.out}")
-    return 0
 
 
 if __name__ == "__main__":

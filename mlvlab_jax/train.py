@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlvlab_jax.cli import add_config_arguments, print_config, run_command
+from mlvlab_jax.cli import add_config_arguments, run_configured
 from mlvlab_jax.errors import PREEMPTED_EXIT_CODE
 
 if TYPE_CHECKING:
@@ -27,17 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="run folder; one that holds a run goes on with it (default: experiments/runs/CONFIG-TIME)",
     )
     parsed = parser.parse_args(arguments)
-    loaded: list[LoadedConfig] = []
-    return run_command(lambda: _train(parsed, loaded), loaded=lambda: loaded[0] if loaded else None)
+    return run_configured(parsed, lambda loaded: _train(parsed, loaded))
 
 
-def _train(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
-    if print_config(parsed):
-        return 0
-    from mlvlab_jax.config.load import load_config
-
-    loaded.append(load_config(parsed.config, parsed.overrides))
-    config, name = loaded[0].config, loaded[0].name
+def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
+    config, name = loaded.config, loaded.name
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     workdir = parsed.workdir or Path("experiments") / "runs" / f"{name}-{time}"
     from mlvlab_jax.engine.folder import open_run_folder

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlvlab_jax.cli import add_config_arguments, print_config, run_command
+from mlvlab_jax.cli import add_config_arguments, run_configured
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
@@ -20,17 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config_arguments(parser)
     parser.add_argument("--out", type=Path, help="folder of the report (default: experiments/validation/CONFIG-TIME)")
     parsed = parser.parse_args(arguments)
-    loaded: list[LoadedConfig] = []
-    return run_command(lambda: _validate(parsed, loaded), loaded=lambda: loaded[0] if loaded else None)
+    return run_configured(parsed, lambda loaded: _validate(parsed, loaded))
 
 
-def _validate(parsed: argparse.Namespace, loaded: "list[LoadedConfig]") -> int:
-    if print_config(parsed):
-        return 0
-    from mlvlab_jax.config.load import load_config
-
-    loaded.append(load_config(parsed.config, parsed.overrides))
-    config, name = loaded[0].config, loaded[0].name
+def _validate(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
+    config, name = loaded.config, loaded.name
     from mlvlab_jax.data.inspection import inspect_data
     from mlvlab_jax.data.quarantine import write_quarantine
     from mlvlab_jax.data.report_page import render_page
