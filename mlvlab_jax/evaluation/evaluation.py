@@ -33,7 +33,7 @@ class Evaluation:
     """A checkpoint on a split.
 
     checkpoint: what was asked for, "best", "last" or a step. temperature: fitted on the validation split; None, as
-    `after`, where there is none or it is what was evaluated.
+    `after`, where there is none, where it shows no mistakes, or where it is what was evaluated.
     """
 
     predictions: Predictions
