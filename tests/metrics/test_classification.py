@@ -24,6 +24,7 @@ def test_loss_and_accuracy_equal_numpy(case):
         only(measure(make("loss"), case)),
         sk.log_loss(labels, np.exp(log_p), labels=np.arange(logits.shape[1])),
         rtol=1e-6,
+        atol=1e-6,
     )
     assert only(measure(make("accuracy"), case)) == pytest.approx(
         sk.accuracy_score(labels, logits.argmax(1)), abs=1e-12
