@@ -104,16 +104,7 @@ def evaluate_variables(
     chosen = choose_columns(columns, slices)
     tuned = splits.get("validation") if split != "validation" else None
     used = [splits[split]] if tuned is None else [splits[split], tuned]
-    predictor = Predictor(
-        experiment.model,
-        config.pipeline,
-        layout=experiment.layout,
-        mesh=experiment.mesh,
-        batch_size=min(config.evaluation.batch_size, max(map(len, used))),
-    )
-    sizes = {name: len(part) for name, part in splits.items()}
-    quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
-    outputs = [predictor(variables, part, on_bad=quarantine.add) for part in used]
+    outputs = _predict(variables, used, config=config, experiment=experiment)
     config_hash, names = compute_hash(config), experiment.data.class_names
     predictions, *validation = (
         _to_predictions(*pair, class_names=names, step=step, config_hash=config_hash)
@@ -135,6 +126,20 @@ def evaluate_variables(
         data=experiment.data.identity,
         data_version=[version.to_tree() for version in experiment.data.versions],
     )
+
+
+def _predict(variables: Variables, used: Sequence[Split], *, config: Config, experiment: Experiment) -> list[Outputs]:
+    """Outputs for each split, by one program."""
+    predictor = Predictor(
+        experiment.model,
+        config.pipeline,
+        layout=experiment.layout,
+        mesh=experiment.mesh,
+        batch_size=min(config.evaluation.batch_size, max(map(len, used))),
+    )
+    sizes = {split.name: len(split) for split in used}
+    quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
+    return [predictor(variables, split, on_bad=quarantine.add) for split in used]
 
 
 def _to_predictions(
