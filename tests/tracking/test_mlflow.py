@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from safetensors.numpy import load_file
 
 from mlvlab_jax.config.fields import params_from
@@ -96,6 +99,31 @@ def test_records_made_while_the_database_is_locked_arrive_once_and_in_order(tmp_
         time.sleep(1.5)
     tracker.finish()
     assert stored.history("loss") == curve(range(500))
+
+
+@pytest.mark.parametrize("call", ["log_batch", "log_text", "set_tag", "create_run"])
+def test_a_store_that_refuses_some_calls_has_everything_once_and_in_order(
+    call, tmp_path, database, stored, monkeypatch
+):
+    original, calls = getattr(MlflowClient, call), []
+
+    def refuse(*args, **kwargs):
+        calls.append(call)
+        if len(calls) in (1, 2, 4):
+            raise MlflowException("attempt to write a readonly database", error_code=TEMPORARILY_UNAVAILABLE)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, call, refuse)
+    tracker = make(tmp_path / "run", f"sqlite:///{database}")
+    tracker.start(info())
+    for step in range(1, 30):
+        tracker.scalars(step, {"loss": float(step)})
+        time.sleep(0.01)
+    tracker.summary(summary(29))
+    tracker.finish()
+    assert len(calls) > 1
+    assert stored.history("loss") == curve(range(1, 30))
+    assert stored.rows("SELECT count(*), status FROM runs") == [(1, "FINISHED")]
 
 
 def test_a_database_that_is_deleted_is_made_again_with_all_of_the_run(tmp_path, migrated, database, stored):
