@@ -75,6 +75,7 @@ def test_a_run_has_params_tags_curves_files_summary_and_status(tmp_path, databas
     assert expected.items() <= run.data.tags.items()
     assert run.data.tags["data"] == "d" * 8000  # as much as MLflow takes
     assert run.data.tags["ended"] == "finished"
+    assert run.data.tags["mlvlab.delivered"] == str((tmp_path / "my-run" / "mlflow.jsonl").stat().st_size)
     assert run.data.metrics["best/validation/accuracy"] == 0.75
     assert run.data.metrics["goodput"] == 0.9
     assert run.data.metrics["seconds/train"] == 9.0
