@@ -11,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from safetensors.numpy import load_file
 
 from mlvlab_jax.config.fields import params_from
@@ -21,6 +18,7 @@ from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.plugins import TRACKERS, Spec
 from mlvlab_jax.tracking import MLflowTracker, replay
 from mlvlab_jax.tracking.mlflow import MLflowParams
+from mlvlab_jax.tracking.mlflow_store import import_mlflow
 from mlvlab_jax.types import RunInfo
 
 NOWHERE = "http://127.0.0.1:9"  # the port of "discard", which nothing listens on
@@ -106,15 +104,16 @@ def test_records_made_while_the_database_is_locked_arrive_once_and_in_order(tmp_
 def test_a_store_that_refuses_some_calls_has_everything_once_and_in_order(
     call, tmp_path, database, stored, monkeypatch
 ):
-    original, calls = getattr(MlflowClient, call), []
+    mlflow = import_mlflow()
+    original, calls = getattr(mlflow.MlflowClient, call), []
 
     def refuse(*args, **kwargs):
         calls.append(call)
         if len(calls) in (1, 2, 4):
-            raise MlflowException("attempt to write a readonly database", error_code=TEMPORARILY_UNAVAILABLE)
+            raise mlflow.MlflowException("attempt to write a readonly database")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, call, refuse)
+    monkeypatch.setattr(mlflow.MlflowClient, call, refuse)
     tracker = make(tmp_path / "run", f"sqlite:///{database}")
     tracker.start(info())
     for step in range(1, 30):
@@ -213,6 +212,22 @@ def test_a_resumed_run_goes_on_in_its_mlflow_run_and_doubles_no_point(tmp_path, 
     assert stored.history("loss") == curve(range(1, 13))
     assert stored.pairs("params")["tracking.log_every_steps"] == "0"
     assert stored.history("steps") == curve([8, 12])
+
+
+def test_runs_at_the_same_time_share_a_database_named_by_a_relative_path(tmp_path, database, stored, monkeypatch):
+    monkeypatch.chdir(database.parent)
+    trackers = [make(tmp_path / f"run{n}", "sqlite:///mlflow.db") for n in range(3)]
+    for tracker in trackers:
+        tracker.start(info())
+    monkeypatch.chdir(tmp_path)
+    for step in range(1, 101):
+        for n, tracker in enumerate(trackers):
+            tracker.scalars(step, {f"loss{n}": float(step)})
+    for tracker in trackers:
+        tracker.finish()
+    assert sorted(stored.rows("SELECT name FROM runs")) == [("run0",), ("run1",), ("run2",)]
+    assert [stored.history(f"loss{n}") for n in range(3)] == [curve(range(1, 101))] * 3
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_one_entry_that_mlflow_refuses_holds_up_nothing_else(tmp_path, database, stored, caplog):
