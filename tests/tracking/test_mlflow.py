@@ -265,7 +265,7 @@ def test_the_guides_tracking_snippet_runs(tmp_path, script, stored, mlflow_clien
         return range(3), range(2)
 
     def setup_model(config):
-        return {"dense": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.zeros(3, np.float32)}}
+        return {"dense": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float32(3)}}
 
     def train_model(model, train_loader, val_loader, config):
         return {"accuracy": 0.75, "loss": np.float32(0.5)}
@@ -303,6 +303,7 @@ def test_the_guides_tracking_snippet_runs(tmp_path, script, stored, mlflow_clien
     ((run_id,),) = stored.rows("SELECT run_uuid FROM runs")
     arrays = load_file(mlflow_client.download_artifacts(run_id, "model/model.safetensors", str(tmp_path)))
     np.testing.assert_array_equal(arrays["dense/kernel"], np.arange(6).reshape(2, 3))
+    assert arrays["dense/scale"].shape == ()
     assert Path(mlflow_client.download_artifacts(run_id, "config.yaml", str(tmp_path))).read_text() == "lr: 0.1\n"
     assert not list((tmp_path / "pending").iterdir())  # nothing waits any more
 
