@@ -51,7 +51,6 @@ MODELS = {
         "name": "vision_transformer",
         "params": {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "patch_size": 4},
     },
-    "resnet": {"name": "resnet", "params": {"depth": 18, "width": 4, "stem": "imagenet"}},
 }
 
 
