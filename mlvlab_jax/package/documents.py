@@ -189,7 +189,8 @@ def parse(cls: type[D], tree: dict[str, Any], path: Path) -> D:
     try:
         return params_from(cls, tree)
     except (ValidationError, RecursionError) as error:
-        raise PackageError(f"{path}: {_describe(error)}; expected {cls.__doc__}; fetch the package again") from None
+        expected = str(cls.__doc__).rstrip(".")
+        raise PackageError(f"{path}: {_describe(error)}; expected {expected}; fetch the package again") from None
 
 
 def _describe(error: ValidationError | RecursionError) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import re
 import struct
+import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +33,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _WINDOW_MONTHS = 6
 #: Calls out of StableHLO by name run whatever the process has registered under it; this one only compares shapes.
 _CALL, _HARMLESS_CALL = re.compile(r"custom_call"), re.compile(r"stablehlo\.custom_call @shape_assertion\(")
+#: What jax.export raises on bytes that are no export, or one of a format it does not know.
+_BROKEN = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError),
+    *(AssertionError, struct.error, tokenize.TokenError),
+)
 _COMMUNICATES = re.compile(r"stablehlo\.(infeed|outfeed|send|recv)\b")
 
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
@@ -123,20 +129,10 @@ def open_export(
 
 def _deserialize(path: Path) -> tuple[jax.export.Exported, str]:
     """The export, and its program as text; a parser not made for other bytes fails in as many ways as Python has."""
-    broken = (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        MemoryError,
-        struct.error,
-    )
     try:
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
         return exported, exported.mlir_module()
-    except (*broken, AssertionError) as error:
+    except _BROKEN as error:
         raise StaleExportError(f"jax {jax.__version__} does not read it ({type(error).__name__}: {error})") from None
 
 

@@ -142,18 +142,39 @@ def test_weights_of_another_network_are_refused_though_signed(today, package):
         load_package(package, today=today)
 
 
-def put_export(package, function, **kwargs):
-    weights = {
-        k: jax.ShapeDtypeStruct(v.shape, v.dtype)
-        for k, v in safetensors.numpy.load_file(package / "model.safetensors").items()
-    }
-    (batch,) = jax.export.symbolic_shape("b")
-    exporter = jax.export.export(jax.jit(function), platforms=("cpu",), **kwargs)
+def put_export(package, function, *, platforms=("cpu",), constraints=(), disabled_checks=()):
+    """Another export in a package that is signed anew."""
+    packed = safetensors.numpy.load_file(package / "model.safetensors")
+    weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in packed.items()}
+    (batch,) = jax.export.symbolic_shape("b", constraints=constraints)
+    exporter = jax.export.export(jax.jit(function), platforms=platforms, disabled_checks=disabled_checks)
     exported = exporter(weights, jax.ShapeDtypeStruct((batch, 8, 8, 1), jnp.uint8))
     # That somebody turned the checks off need not be in the file.
     exported = dataclasses.replace(exported, disabled_safety_checks=())
     (package / "export/model.bin").write_bytes(exported.serialize())
     sign_again(package)
+
+
+def first_pixels(weights, image):
+    return image.reshape(image.shape[0], -1)[:, :10].astype(jnp.float32)
+
+
+def test_an_export_for_another_platform_is_replaced_by_the_weights(package, caplog):
+    put_export(package, first_pixels, platforms=("tpu",))
+    assert load_package(package).source == "weights"
+    assert "it is for tpu, and this is cpu" in caplog.text
+
+
+def test_an_export_of_another_function_is_refused_though_signed(package):
+    put_export(package, first_pixels)
+    with pytest.raises(PackageError, match="logits differ by up to"):
+        load_package(package)
+
+
+def test_an_export_that_does_not_take_the_golden_batch_is_refused_though_signed(package):
+    put_export(package, first_pixels, constraints=["b >= 100"])
+    with pytest.raises(PackageError, match="the network does not run here"):
+        load_package(package)
 
 
 def test_an_export_that_calls_out_of_its_program_is_refused_though_signed(package):
