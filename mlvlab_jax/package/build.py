@@ -111,7 +111,7 @@ def open_run(workdir: Path, checkpoint: Which) -> Run:
     record = json.loads((workdir / "manifest.json").read_text())
     evidence = read_evidence(workdir, step=step, class_names=experiment.data.class_names)
     if evidence.split is None:
-        _evaluate(workdir, here, experiment, state, step=step, checkpoint=str(checkpoint))
+        _evaluate(workdir, config, experiment, state, step=step, checkpoint=str(checkpoint))
         evidence = read_evidence(workdir, step=step, class_names=experiment.data.class_names)
     return Run(config, experiment.data, state, step, saved, record, evidence)
 
