@@ -28,6 +28,12 @@ class DataError(MlvlabError):
     exit_code = 65
 
 
+class PackageError(MlvlabError):
+    """A model package is incomplete, altered, or holds what a package may not hold."""
+
+    exit_code = 65
+
+
 class CheckpointError(MlvlabError):
     """No checkpoint answers the request."""
 

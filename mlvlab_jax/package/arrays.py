@@ -1,0 +1,59 @@
+"""Arrays in safetensors files: names, types, shapes and bytes, and no way to hold anything else."""
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mlvlab_jax.errors import PackageError
+from mlvlab_jax.files import write_atomic
+
+#: A thousand layers name their arrays in a fiftieth of this.
+_MAX_HEADER_BYTES = 8 * 2**20
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes `arrays`; the same ones give the same bytes."""
+    write_atomic(path, safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in sorted(arrays.items())}))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote, by name.
+
+    Raises:
+        PackageError: Not a safetensors file.
+    """
+    check_header(path)
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _refuse(path, str(error)) from None
+
+
+def check_header(path: Path) -> None:
+    """Refuses a file that is not safetensors, or one whose header is over 8 MiB; the arrays are not read.
+
+    Raises:
+        PackageError: Says what is wrong with it.
+    """
+    num_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if not 2 <= length <= min(_MAX_HEADER_BYTES, num_bytes - 8):
+        raise _refuse(path, f"it states a header of {length} bytes, the file has {num_bytes}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            file.keys()
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise _refuse(path, str(error)) from None
+
+
+def _refuse(path: Path, what: str) -> PackageError:
+    return PackageError(
+        f"{path}: not a safetensors file as a package holds it ({what}); expected a header of at most "
+        f"{_MAX_HEADER_BYTES} bytes and the arrays it names; fetch the package again"
+    )
