@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),
+    "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
     "validate": ("validate", "check every example of the data, and list what is wrong"),
 }
 
