@@ -143,7 +143,8 @@ def check_champion(
     )
     if low > -tolerance:
         return GateResult(name, True, message)
-    return GateResult(name, False, f"{message}: {-tolerance - low:.2f} points too low")
+    hint = "; more test examples narrow the interval" if 100 * result.difference > -tolerance else ""
+    return GateResult(name, False, f"{message}: {-tolerance - low:.2f} points too low{hint}")
 
 
 def check_latency(candidate: Contender, policy: PromotionPolicy, *, measure_ms: Callable[[Path], float]) -> GateResult:

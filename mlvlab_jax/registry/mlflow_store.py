@@ -29,6 +29,13 @@ from mlvlab_jax.registry.versions import is_version, parse_version
 
 _EXPERIMENT = "mlvlab-registry"
 _MARK, _SEMVER, _RECORD, _EVENT = "mlvlab_registry", "semver", "mlvlab_record", "mlvlab_event."
+#: Environment variables of MLflow's, where the user has not set them. By itself it tries a dead server for minutes.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _MAX_RECORD = 60_000  # characters; what a text column of every database holds
 _PACKAGE = "package"
 
@@ -42,10 +49,8 @@ class MLflowStore:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        # The last word on both is the user's. By itself MLflow tries a dead server for minutes.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        for setting, value in _SETTINGS.items():
+            os.environ.setdefault(setting, value)
         try:
             from mlflow import MlflowClient
         except ImportError as error:
@@ -116,7 +121,7 @@ class MLflowStore:
 
     def aliases(self, name: str) -> dict[str, str]:
         """As in `Store`; aliases of versions that are not ours are left out."""
-        versions = {found.version: version for version, found in self._numbered(name).items()}
+        versions = {str(found.version): version for version, found in self._numbered(name).items()}
         if not versions:
             return {}
         with self._errors():
@@ -203,7 +208,7 @@ class MLflowStore:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-            text = " ".join(str(error).split())[:300]
+            text = " ".join(str(error).split())[:200]
             raise RegistryError(f"{self._uri}: MLflow says: {text}; is the server up and the address right?") from None
 
 

@@ -1,8 +1,8 @@
 """Semantic versions: what they look like and which comes after which."""
 
+import dataclasses
 import functools
 import re
-from typing import NamedTuple
 
 from mlvlab_jax.errors import RegistryError
 
@@ -16,7 +16,8 @@ _MAX_LENGTH = 100
 
 
 @functools.total_ordering
-class SemVer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class SemVer:
     """A version and its place in the order: by precedence, then by build, which the standard leaves unordered.
 
     References:
@@ -35,7 +36,7 @@ class SemVer(NamedTuple):
     def _rank(self) -> tuple[object, ...]:
         # Numbers rank below words, and a release above all of its pre-releases.
         parts = tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in self.prerelease)
-        return (*self[:3], not self.prerelease, parts, self.build)
+        return (self.major, self.minor, self.patch, not self.prerelease, parts, self.build)
 
 
 def parse_version(text: str) -> SemVer:
