@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": ("train", "train a model from a configuration, or go on training"),
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
+    "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
@@ -50,6 +51,15 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="single values, over all files")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of configuration files and exit")
+
+
+def parse_checkpoint(text: str) -> str | int:
+    """Value of --checkpoint: best, last, or a step."""
+    if text in ("best", "last"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not 'best', 'last' or a step number")
 
 
 def print_config(arguments: argparse.Namespace) -> bool:

@@ -6,26 +6,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlvlab_jax.cli import run_command
+from mlvlab_jax.cli import parse_checkpoint, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="mlvlab evaluate", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="run folder")
-    parser.add_argument("--checkpoint", type=_which, default="best", help="best (default), last, or a step")
+    parser.add_argument("--checkpoint", type=parse_checkpoint, default="best", help="best (default), last, or a step")
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object of metrics and nothing else")
     parsed = parser.parse_args(arguments)
     return run_command(lambda: _evaluate(parsed))
-
-
-def _which(text: str) -> str | int:
-    if text in ("best", "last"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not 'best', 'last' or a step number")
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:

@@ -43,6 +43,12 @@ def params_from(cls: type[C], values: dict[str, Any]) -> C:
     return instance
 
 
+def dump_params(instance: Any) -> dict[str, Any]:
+    """An instance of a configclass as plain JSON values; `params_from` is the inverse."""
+    tree: dict[str, Any] = _adapter(type(instance)).dump_python(instance, mode="json")
+    return tree
+
+
 class PluginField:
     """Annotation of a `Spec` field: `{name, params}`, params checked by the dataclass that plugin registered.
 
@@ -101,7 +107,7 @@ class PluginField:
 
     @staticmethod
     def _dump(spec: Spec) -> dict[str, Any]:
-        return {"name": spec.name, "params": _adapter(type(spec.params)).dump_python(spec.params, mode="json")}
+        return {"name": spec.name, "params": dump_params(spec.params)}
 
 
 def _below(key: str, error: ValidationError) -> ValidationError:

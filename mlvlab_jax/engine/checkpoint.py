@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: state and progress saved as one thing, asynchronously; the newest and the best are kept."""
 
 import dataclasses
+import datetime
 import logging
 from pathlib import Path
 from types import TracebackType
@@ -123,6 +124,11 @@ class CheckpointStore:
                 f"{self._folder}: no checkpoint of step {which}; there are {steps}, 'best' and 'last'"
             )
         return which
+
+    def saved_at(self, step: int) -> datetime.datetime:
+        """When the checkpoint of `step` was committed, in UTC to the second."""
+        committed_ns = self._manager.metadata(step).commit_timestamp_nsecs or 0
+        return datetime.datetime.fromtimestamp(committed_ns // 10**9, datetime.UTC)
 
     def restore(self, step: int, like: TrainState, layout: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State and progress of `step`, laid out by `layout` on whatever mesh that is now.

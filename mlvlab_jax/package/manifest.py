@@ -1,41 +1,16 @@
 """manifest.json: what a package is made of, byte for byte, and where it comes from."""
 
 import hashlib
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from mlvlab_jax.config.fields import configclass
+from mlvlab_jax.config.fields import configclass, dump_params
 from mlvlab_jax.errors import PackageError
-
-MANIFEST = "manifest.json"
-_MIB = 2**20
-
-#: Every file a package may hold, and the most bytes it may have. There is no other place for anything.
-MEMBERS: Mapping[str, int] = MappingProxyType(
-    {
-        MANIFEST: _MIB,
-        "README.md": _MIB,
-        "model.safetensors": 2**40,
-        "config.json": _MIB,
-        "preprocess.json": _MIB,
-        "labels.json": 16 * _MIB,
-        "calibration.json": _MIB,
-        "profile.json": 16 * _MIB,
-        "golden.safetensors": 256 * _MIB,
-        "export/model.bin": 256 * _MIB,
-        "export/export.json": _MIB,
-        "evaluation/evaluation.json": 1024 * _MIB,
-        "evaluation/predictions.parquet": 2**40,
-    }
-)
-#: Of these a package may lack some: a run need not have a test split.
-OPTIONAL = frozenset({"evaluation/evaluation.json", "evaluation/predictions.parquet"})
+from mlvlab_jax.package.documents import parse, read_document, render
+from mlvlab_jax.package.members import MANIFEST
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -77,7 +52,7 @@ class ModelRecord:
 
 @configclass
 class Manifest:
-    """What a package is made of and where it comes from."""
+    """manifest.json, of schema 1: what a package is made of and where it comes from."""
 
     schema: Literal[1] = 1
     """Version of this format."""
@@ -101,10 +76,7 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """Digest of the whole package: it covers the digests of all its files."""
-        return hashlib.sha256(_render(_ADAPTER.dump_python(self, mode="json"))).hexdigest()
-
-
-_ADAPTER: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+        return hashlib.sha256(render(dump_params(self))).hexdigest()
 
 
 def is_name(text: str) -> bool:
@@ -114,11 +86,7 @@ def is_name(text: str) -> bool:
 
 def render_manifest(manifest: Manifest) -> bytes:
     """Bytes of manifest.json; the last entry is `Manifest.sha256`, so that no byte of it changes unseen."""
-    return _render({**_ADAPTER.dump_python(manifest, mode="json"), "sha256": manifest.sha256})
-
-
-def _render(tree: dict[str, Any]) -> bytes:
-    return (json.dumps(tree, indent=2) + "\n").encode()
+    return render({**dump_params(manifest), "sha256": manifest.sha256})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -130,57 +98,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     tree = read_document(folder, MANIFEST)
     stated = tree.pop("sha256", None)
-    try:
-        manifest = _ADAPTER.validate_json(json.dumps(tree))
-    except ValidationError as error:
-        raise PackageError(
-            f"{path}: {describe_invalid(error)}; expected a manifest of schema 1; fetch it again"
-        ) from None
+    manifest = parse(Manifest, tree, path)
     if stated != manifest.sha256 or path.read_bytes() != render_manifest(manifest):
         raise PackageError(f"{path}: was altered: it states digest {stated}, and is {manifest.sha256}; fetch it again")
     return manifest
-
-
-def describe_invalid(error: ValidationError) -> str:
-    """The first finding of pydantic, in one line: 'run.step: Input should be a valid integer'."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}{more}"
-
-
-def read_document(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object of the package in `folder`.
-
-    Args:
-        folder: Of the package.
-        name: One of `MEMBERS`.
-
-    Raises:
-        PackageError: Missing, too long, not a JSON object, or with a key given twice.
-    """
-    path, limit = folder / name, MEMBERS[name]
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise PackageError(f"{path}: {error.strerror}; expected a file of a model package; check the path") from None
-    if len(data) > limit:
-        raise PackageError(f"{path}: over {limit} bytes; expected less of a model package; fetch it again")
-    try:
-        tree = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise PackageError(f"{path}: not JSON as a package holds it ({error}); fetch it again") from None
-    if not isinstance(tree, dict):
-        raise PackageError(f"{path}: holds a {type(tree).__name__}; expected a JSON object; fetch it again")
-    return tree
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    tree = dict(pairs)
-    if len(tree) != len(pairs):
-        raise ValueError(f"a key is given twice in {sorted(key for key, _ in pairs)[:20]}")
-    return tree
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")

@@ -8,9 +8,9 @@ from pathlib import Path
 from mlvlab_jax.errors import PackageError
 from mlvlab_jax.files import sha256_file
 from mlvlab_jax.package.arrays import check_header
-from mlvlab_jax.package.manifest import MANIFEST, MEMBERS, OPTIONAL, Manifest, read_manifest
-
-_FOLDERS = frozenset(name.rpartition("/")[0] for name in MEMBERS) - {""}
+from mlvlab_jax.package.documents import read_documents
+from mlvlab_jax.package.manifest import Manifest, read_manifest
+from mlvlab_jax.package.members import FOLDERS, MANIFEST, MEMBERS, OPTIONAL, check_member
 
 
 def verify_files(folder: Path) -> Manifest:
@@ -33,6 +33,7 @@ def verify_files(folder: Path) -> Manifest:
     for name in manifest.files:
         if name.endswith(".safetensors"):
             check_header(folder / name)
+    read_documents(folder)
     return manifest
 
 
@@ -62,30 +63,18 @@ def check_listing(folder: Path) -> Manifest:
     return manifest
 
 
-def check_member(name: str, num_bytes: int, *, place: str) -> None:
-    """Refuses a file that has no place in a package, or is too long for its place.
-
-    Raises:
-        PackageError: Names the file, `place` and the files there may be.
-    """
-    if name not in MEMBERS:
-        raise PackageError(f"{place}: holds {name!r}; expected nothing but {', '.join(MEMBERS)}; take it out")
-    if num_bytes > MEMBERS[name]:
-        raise PackageError(f"{place}: {name} has {num_bytes} bytes; expected at most {MEMBERS[name]}")
-
-
 def _list_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
     """(path in the package, length) of every file below `folder`; nothing is followed, anything odd is refused."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             name, status = prefix + entry.name, entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode) and name in _FOLDERS:
+            if stat.S_ISDIR(status.st_mode) and name in FOLDERS:
                 yield from _list_files(Path(entry.path), f"{name}/")
                 continue
             if not stat.S_ISREG(status.st_mode):
                 raise PackageError(
                     f"{entry.path}: is {_kind(status.st_mode)}; a package holds plain files, and the folders "
-                    f"{sorted(_FOLDERS)}; take it out, or fetch the package again"
+                    f"{sorted(FOLDERS)}; take it out, or fetch the package again"
                 )
             check_member(name, status.st_size, place=str(folder))
             yield name, status.st_size

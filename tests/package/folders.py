@@ -5,9 +5,25 @@ import json
 
 import numpy as np
 
-from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.config.fields import dump_params, params_from
+from mlvlab_jax.config.load import to_tree
+from mlvlab_jax.config.schema import PreprocessSpec
+from mlvlab_jax.data.profile import DataProfile
 from mlvlab_jax.package.arrays import write_arrays
-from mlvlab_jax.package.manifest import MANIFEST, MEMBERS, Manifest, render_manifest
+from mlvlab_jax.package.documents import Calibration, Preprocess
+from mlvlab_jax.package.manifest import Manifest, render_manifest
+from mlvlab_jax.package.members import MANIFEST, MEMBERS
+from tests.conftest import tiny_config
+
+SPEC = PreprocessSpec(size=(8, 8), channels=1)
+PROFILE = DataProfile.empty(2, 1).update(np.zeros((3, 8, 8, 1), np.uint8), np.array([0, 1, 1]))
+DOCUMENTS = {
+    "config.json": lambda: json.dumps(to_tree(tiny_config(pipeline={"mean": [0.5], "std": [0.25]}))),
+    "preprocess.json": lambda: json.dumps(dump_params(Preprocess.of(SPEC, mean=(0.5,), std=(0.25,)))),
+    "labels.json": lambda: json.dumps({"class_names": ["cat", "dog"]}),
+    "calibration.json": lambda: json.dumps(dump_params(Calibration(temperature=2.0, fitted_on="validation"))),
+    "profile.json": PROFILE.to_json,
+}
 
 
 def make_folder(folder):
@@ -15,8 +31,8 @@ def make_folder(folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
             write_arrays(folder / name, {"params/kernel": np.arange(6, dtype=np.float32).reshape(2, 3)})
-        elif name.endswith(".json"):
-            (folder / name).write_text(json.dumps({"of": name}) + "\n")
+        elif name in DOCUMENTS:
+            (folder / name).write_text(DOCUMENTS[name]())
         else:
             (folder / name).write_bytes(f"contents of {name}\n".encode())
     sign(folder)
@@ -48,3 +64,9 @@ def sign(folder):
         },
     )
     (folder / MANIFEST).write_bytes(render_manifest(manifest))
+
+
+def rewrite(folder, name, change):
+    """Puts other keys into a document and signs the package anew, as somebody who means harm would."""
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | change))
+    sign(folder)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import struct
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.errors import PackageError
+from mlvlab_jax.package.documents import render
 from mlvlab_jax.package.load import verify_files
-from mlvlab_jax.package.manifest import MANIFEST, MEMBERS, OPTIONAL, read_manifest
-from tests.package.folders import make_folder, sign
+from mlvlab_jax.package.manifest import read_manifest
+from mlvlab_jax.package.members import MANIFEST, MEMBERS, OPTIONAL
+from tests.package.folders import make_folder, rewrite, sign
 
 
 @pytest.fixture
@@ -101,19 +104,15 @@ def test_a_link_in_place_of_a_folder_is_refused(folder, tmp_path):
 def test_a_path_outside_in_the_manifest_is_refused(name, folder):
     tree = json.loads((folder / MANIFEST).read_text())
     tree["files"][name] = {"sha256": "0" * 64, "bytes": 3}
-    rewrite(folder, tree)
+    rewrite_manifest(folder, tree)
     refused(folder, "lacks .*" + name)
 
 
-def rewrite(folder, tree):
+def rewrite_manifest(folder, tree):
     """A manifest with a right digest of wrong contents."""
-    import hashlib
-
-    from mlvlab_jax.package.manifest import _render
-
     tree.pop("sha256", None)
-    tree["sha256"] = hashlib.sha256(_render(tree)).hexdigest()
-    (folder / MANIFEST).write_bytes(_render(tree))
+    tree["sha256"] = hashlib.sha256(render(tree)).hexdigest()
+    (folder / MANIFEST).write_bytes(render(tree))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def rewrite(folder, tree):
     ],
 )
 def test_a_manifest_that_says_something_else_is_refused(change, expected, folder):
-    rewrite(folder, json.loads((folder / MANIFEST).read_text()) | change)
+    rewrite_manifest(folder, json.loads((folder / MANIFEST).read_text()) | change)
     refused(folder, expected)
 
 
@@ -168,3 +167,38 @@ def test_arrays_that_are_not_safetensors_are_refused_though_the_manifest_were_wr
 def test_a_folder_without_a_package_is_refused(tmp_path):
     refused(tmp_path / "gone", "gone: no such folder")
     refused(tmp_path, "has no manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("config.json", {"loader_module": "evil"}, "config.json: holds \\['loader_module'\\]"),
+        ("config.json", {"plugins": "os"}, "config.json: plugins is 'os'"),
+        ("config.json", {"plugins": None}, "config.json: plugins is None"),
+        ("config.json", {"model": {"name": "cnn", "params": {"loader_module": "evil"}}}, "loader_module: unknown key"),
+        ("config.json", {"pipeline": {"mean": [0.1]}}, "differ in mean or std"),
+        ("preprocess.json", {"loader_module": "evil"}, "preprocess.json: loader_module: "),
+        ("preprocess.json", {"image": [16, 16, 1]}, "preprocess.json: contradicts itself"),
+        ("preprocess.json", {"sha256": "0" * 64}, "preprocess.json: contradicts itself"),
+        ("labels.json", {"class_names": []}, "labels.json: class_names: "),
+        (
+            "labels.json",
+            {"class_names": ["cat", "dog", "ox"]},
+            "profile.json: of .classes, channels. .2, 1.; expected .3, 1.",
+        ),
+        ("calibration.json", {"temperature": 0.0}, "calibration.json: temperature: "),
+        ("calibration.json", {"function": "f"}, "calibration.json: function: "),
+        ("profile.json", {"format": 9}, "profile.json: data profile of format 9"),
+    ],
+)
+def test_a_document_that_says_something_else_is_refused_though_signed(name, change, expected, folder):
+    rewrite(folder, name, change)
+    refused(folder, expected)
+
+
+def test_plugins_in_a_package_are_not_imported(folder, tmp_path, monkeypatch):
+    (tmp_path / "never_imported.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    rewrite(folder, "config.json", {"plugins": ["never_imported"], "model": {"name": "theirs", "params": {}}})
+    verify_files(folder)
+    assert "never_imported" not in sys.modules

@@ -1,0 +1,66 @@
+"""The network as one function of named weights and raw pixels; and the weights of a run under those names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.data.augment import normalize
+from mlvlab_jax.errors import PackageError
+from mlvlab_jax.models.nets.api import Model, Variables
+from mlvlab_jax.plugins import MODELS
+from mlvlab_jax.trees import named_leaves
+from mlvlab_jax.types import ImageSpec
+
+Weights = dict[str, jax.Array]
+#: (weights by name, image uint8 (b h w c)) -> logits float32 (b k), normalisation included.
+Forward = Callable[[Weights, jax.Array], jax.Array]
+
+
+def name_weights(variables: Variables) -> dict[str, np.ndarray]:
+    """Parameters and model state on the host, as 'params/a/b/kernel' and 'state/...', whatever devices they lay on."""
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(jax.device_get(variables))}
+
+
+def make_forward(config: Config, *, num_classes: int, image: ImageSpec) -> tuple[Forward, dict[str, Any]]:
+    """The network that `config` describes.
+
+    Returns:
+        The function, and the shape and type of each weight it takes, by name.
+
+    Raises:
+        ConfigError: There is no such network for these images.
+    """
+    dtype: Any = jnp.dtype(config.training.precision)
+    model: Model = MODELS.build(config.model, num_classes=num_classes, image=image, dtype=dtype)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    structure, shapes = jax.tree.structure(like), dict(named_leaves(like))
+
+    def forward(weights: Weights, image: jax.Array) -> jax.Array:
+        variables: Variables = jax.tree.unflatten(structure, [weights[name] for name in shapes])
+        logits, _ = model.apply(variables, normalize(image, config.pipeline), jax.random.key(0), False)
+        return logits
+
+    return forward, shapes
+
+
+def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], *, place: str) -> None:
+    """Refuses weights of other names, shapes or types than the network takes.
+
+    Raises:
+        PackageError: Names `place` and the first difference.
+    """
+    for name in sorted(weights.keys() | expected.keys()):
+        found, wanted = (_describe(tree.get(name)) for tree in (weights, expected))
+        if found != wanted:
+            raise PackageError(
+                f"{place}: {name} is {found}; the network takes {wanted}; weights and network are not of one model: "
+                "fetch the package again"
+            )
+
+
+def _describe(array: Any) -> str:
+    return "absent" if array is None else f"{array.dtype} {tuple(array.shape)}"
