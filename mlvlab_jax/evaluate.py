@@ -42,7 +42,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         state, _ = store.restore(step, experiment.state, experiment.layout)
     sizes = {name: len(split) for name, split in splits.items()}
     quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
-    measured = experiment.evaluator(state.evaluated, splits[parsed.split], on_bad=quarantine.add)
+    measured = experiment.evaluator(state.evaluated, splits[parsed.split], on_bad=quarantine.add).scalars
     if parsed.json:
         print(json.dumps({"step": step, "split": parsed.split, **measured}))
     else:

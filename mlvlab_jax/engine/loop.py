@@ -153,7 +153,7 @@ class Trainer:
         if "test" in splits:
             with self._clock.phase("evaluate"):
                 measured = self._experiment.evaluator(best.evaluated, splits["test"], on_bad=self._quarantine.add)
-            tested = {f"test/{name}": value for name, value in measured.items()}
+            tested = {f"test/{name}": value for name, value in measured.scalars.items()}
             self._tracker.scalars(best_step, tested)
         return self._summarise(ended, best={"step": best_step} | _measured(tree["metrics"]) | tested)
 
@@ -197,11 +197,11 @@ class Trainer:
             return False
         with self._clock.phase("evaluate"):
             measured = self._experiment.evaluator(self.state.evaluated, split, on_bad=self._quarantine.add)
-            self._observe_plateau(measured)
+            self._observe_plateau(measured.scalars)
             step, rules = self.progress.step, self._config.training.early_stopping
-            stopping = self.progress.stopping.observe(step, measured[rules.monitor], rules)
+            stopping = self.progress.stopping.observe(step, measured.scalars[rules.monitor], rules)
             self.progress = dataclasses.replace(self.progress, stopping=stopping)
-            self._report(step, {f"validation/{name}": value for name, value in measured.items()})
+            self._report(step, {f"validation/{name}": value for name, value in measured.scalars.items()})
             if self._config.tracking.param_histograms:
                 params = jax.device_get(self.state.variables.params)
                 self._tracker.histograms(step, {f"params/{name}": leaf for name, leaf in named_leaves(params)})
