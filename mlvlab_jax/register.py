@@ -39,7 +39,7 @@ def _make_parser(action: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"mlvlab registry {action}", description=text)
     parser.add_argument("reference", metavar=reference, nargs="?" if action == "list" else None)
     if action == "register":
-        parser.add_argument("package", type=Path, metavar="PACKAGE", help="folder of a model package")
+        parser.add_argument("package", type=Path, metavar="PACKAGE", help="model package, a folder or a tar")
         parser.add_argument("--metadata", action="append", default=[], metavar="KEY=VALUE", help="a note; repeatable")
     if action == "promote":
         parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="single values of the policy")

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from mlvlab_jax.errors import PackageError
-from mlvlab_jax.package.manifest import MANIFEST, Manifest
+from mlvlab_jax.package.manifest import Manifest
+from mlvlab_jax.package.members import MANIFEST
 from mlvlab_jax.package.verify import check_listing, verify_files
 from mlvlab_jax.registry.store import ModelVersion
 

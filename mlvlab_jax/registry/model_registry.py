@@ -10,6 +10,7 @@ from typing import Any
 
 from mlvlab_jax.data.versions import describe_git
 from mlvlab_jax.errors import RegistryError
+from mlvlab_jax.package.archive import open_folder
 from mlvlab_jax.package.verify import verify_files
 from mlvlab_jax.registry.file_store import DEFAULT_ROOT, FileStore
 from mlvlab_jax.registry.gate import GateResult, RefusedError, check_digests, run_gates
@@ -60,7 +61,7 @@ class ModelRegistry:
             name: Of the model: letters, digits, '.', '_' and '-'.
             version: Semantic version that the model does not have yet.
             model_class: Class to take down by its qualified name; its code is neither stored nor ever imported.
-            package: Folder of a model package, which is copied. Either this or `model_class`.
+            package: Model package, a folder or a tar, which is copied. Either this or `model_class`.
             metadata: Anything JSON can say.
 
         Raises:
@@ -79,11 +80,16 @@ class ModelRegistry:
             created=now(),
             created_by=user(),
             model_class=f"{model_class.__module__}.{model_class.__qualname__}" if model_class else None,
-            package_sha256=verify_files(package).sha256 if package else None,
+            package_sha256=None,
             metadata=_as_json(metadata or {}, place=f"{name} {version}"),
             environment=_describe_environment(),
         )
-        self._store.register(record, package=package)
+        if package is None:
+            self._store.register(record, package=None)
+            return record
+        with open_folder(package) as folder:
+            record = dataclasses.replace(record, package_sha256=verify_files(folder).sha256)
+            self._store.register(record, package=folder)
         return record
 
     def get(self, name: str, which: str) -> ModelVersion:

@@ -1,14 +1,14 @@
 """Packages of made-up contents: which examples they have right, what they measured, and on which data."""
 
-import json
-
 import numpy as np
 
 from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.evaluation.predictions import Predictions, write_predictions
 from mlvlab_jax.files import sha256_file
 from mlvlab_jax.package.arrays import write_arrays
-from mlvlab_jax.package.manifest import MANIFEST, MEMBERS, Manifest, render_manifest
+from mlvlab_jax.package.manifest import Manifest, render_manifest
+from mlvlab_jax.package.members import MANIFEST
+from tests.package.folders import make_folder
 
 DATA_VERSION = {"path": "data/raw", "md5": "a" * 32 + ".dir", "size_bytes": 9, "num_files": 3, "dirty": False}
 NUM_EXAMPLES = 1000
@@ -16,14 +16,8 @@ NUM_EXAMPLES = 1000
 
 def make_package(folder, *, wrong=(), first=0, data_version=(DATA_VERSION,), seed=0):
     """A package that has all of 1,000 examples right but those in `wrong`, counted from example `first`."""
-    for name in MEMBERS:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".safetensors"):
-            write_arrays(folder / name, {"image": np.full((2, 4, 4, 1), seed, np.uint8)})
-        elif name.endswith(".json"):
-            (folder / name).write_text(json.dumps({"of": name}) + "\n")
-        else:
-            (folder / name).write_text(f"contents of {name}\n")
+    make_folder(folder)
+    write_arrays(folder / "golden.safetensors", {"image": np.full((2, 8, 8, 1), seed, np.uint8)})
     label = np.arange(NUM_EXAMPLES, dtype=np.int32) % 2
     right = ~np.isin(np.arange(NUM_EXAMPLES), list(wrong))
     predictions = Predictions(

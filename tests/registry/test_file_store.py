@@ -156,6 +156,10 @@ def test_the_package_is_copied_read_only_and_later_changes_of_the_original_do_no
     registry.verify("m", "1.0.0")
 
 
+def flip_bit(path):
+    path.write_bytes(path.read_bytes().swapcase())
+
+
 def break_link(package):
     (package / "labels.json").unlink()
     (package / "labels.json").symlink_to("/etc/passwd")
@@ -164,7 +168,7 @@ def break_link(package):
 BROKEN = {
     "missing": lambda package: (package / "labels.json").unlink(),
     "extra": lambda package: (package / "extra.py").write_text("import os"),
-    "altered": lambda package: (package / "config.json").write_text('{"of": "cOnfig.json"}\n'),
+    "altered": lambda package: flip_bit(package / "README.md"),
     "link": break_link,
     "outside": lambda package: (package / "manifest.json").write_text(
         (package / "manifest.json").read_text().replace('"labels.json"', '"../labels.json"')
@@ -185,8 +189,8 @@ def test_a_package_that_changes_while_it_is_copied_is_refused(root, package, mon
 
     def copy_and_alter(source, target, **kwargs):
         copyfile(source, target, **kwargs)
-        if target.name == "config.json":
-            target.write_bytes(target.read_bytes().replace(b"of", b"if"))
+        if target.name == "README.md":
+            flip_bit(target)
 
     monkeypatch.setattr(copies.shutil, "copyfile", copy_and_alter)
     registry = ModelRegistry(FileStore(root))
@@ -210,9 +214,9 @@ def test_what_is_altered_in_the_registry_is_found(root, package):
     registry = ModelRegistry(FileStore(root))
     registry.register(name="m", version="1.0.0", package=package)
     copy = registry.open_package("m", "1.0.0")
-    (copy / "config.json").chmod(0o644)
-    (copy / "config.json").write_text('{"of": "cOnfig.json"}\n')
-    with pytest.raises(PackageError, match=r"config.json: was altered"):
+    (copy / "README.md").chmod(0o644)
+    flip_bit(copy / "README.md")
+    with pytest.raises(PackageError, match=r"README.md: was altered"):
         registry.verify("m", "1.0.0")
 
 
