@@ -71,9 +71,7 @@ class ModelRegistry:
         check_name(name)
         parse_version(version)
         if (model_class is None) == (package is None) or not isinstance(model_class, type | None):
-            raise RegistryError(
-                f"{name} {version}: expected model_class, a class, or package, a folder; give one of them"
-            )
+            raise RegistryError(f"{name} {version}: expected a class as model_class, or a folder as package")
         record = ModelVersion(
             name=name,
             version=version,
@@ -221,7 +219,7 @@ def _as_json(metadata: Mapping[str, Any], *, place: str) -> dict[str, Any]:
         tree: dict[str, Any] = json.loads(json.dumps(dict(metadata), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise RegistryError(
-            f"{place}: metadata is not JSON ({error}); expected text, numbers, lists, mappings"
+            f"{place}: metadata cannot be JSON ({error}); expected text, numbers, lists and mappings"
         ) from None
     return tree
 
