@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -50,6 +51,25 @@ def check_header(path: Path) -> None:
             file.keys()
     except (safetensors.SafetensorError, ValueError) as error:
         raise _refuse(path, str(error)) from None
+
+
+def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], *, place: str) -> None:
+    """Refuses weights of other names, shapes or types than the network takes.
+
+    Raises:
+        PackageError: Names `place` and the first difference.
+    """
+    for name in sorted(weights.keys() | expected.keys()):
+        found, wanted = (_describe(tree.get(name)) for tree in (weights, expected))
+        if found != wanted:
+            raise PackageError(
+                f"{place}: {name} is {found}; the network takes {wanted}; weights and network are not of one model: "
+                "fetch the package again"
+            )
+
+
+def _describe(array: Any) -> str:
+    return "absent" if array is None else f"{array.dtype} {tuple(array.shape)}"
 
 
 def _refuse(path: Path, what: str) -> PackageError:

@@ -30,11 +30,11 @@ from mlvlab_jax.package.arrays import read_arrays, write_arrays
 from mlvlab_jax.package.card import write_card
 from mlvlab_jax.package.documents import Labels, Preprocess, render
 from mlvlab_jax.package.evidence import Evidence, read_evidence
-from mlvlab_jax.package.export import export_forward, make_stamp
+from mlvlab_jax.package.export import Forward, export_forward, make_stamp
 from mlvlab_jax.package.load import load_package
 from mlvlab_jax.package.manifest import FileRecord, Manifest, is_name, render_manifest
 from mlvlab_jax.package.members import MANIFEST, MEMBERS
-from mlvlab_jax.package.network import Forward, make_forward, name_weights
+from mlvlab_jax.package.network import make_forward, name_weights
 
 #: Images whose outputs are kept, and images looked at for them and for the reference profile.
 _NUM_GOLDEN, _MAX_SEARCHED, _MAX_PROFILED, _CHUNK = 16, 256, 10_000, 256

@@ -76,7 +76,7 @@ def _use(manifest: Manifest, data: Data) -> list[str]:
 
 def _factors(evaluation: Mapping[str, Any]) -> list[str]:
     rows = [
-        [column, one["value"], f"{one['count']:,}", _share(one["accuracy"], one["low"], one["high"])]
+        [_text(column), _text(str(one["value"])), f"{one['count']:,}", _share(one["accuracy"], one["low"], one["high"])]
         for column, groups in evaluation.get("slices", {}).items()
         for one in sorted(groups, key=lambda group: group["accuracy"])[:_MAX_SLICES]
     ]
@@ -134,7 +134,7 @@ def _analyses(manifest: Manifest, evaluation: Mapping[str, Any]) -> list[str]:
         lines += ["", f"The {len(weak)} classes with the lowest recall:", ""]
         body = [
             [
-                one["name"],
+                _text(one["name"]),
                 f"{one['support']:,}",
                 _share(one["recall"], one["recall_low"], one["recall_high"]),
                 f"{one['precision']:.3f}",
@@ -178,7 +178,7 @@ def _share(value: float, low: float, high: float) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(_text(str(cell)) for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def _text(words: str) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import datetime
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +20,12 @@ from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.errors import PackageError
-from mlvlab_jax.package.network import Forward, check_weights
+from mlvlab_jax.package.arrays import check_weights
 from mlvlab_jax.types import ImageSpec
+
+Weights = dict[str, jax.Array]
+#: (weights by name, image uint8 (b h w c)) -> logits float32 (b k), normalisation included.
+Forward = Callable[[Weights, jax.Array], jax.Array]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 #: jax.export promises to read what an earlier release wrote for so long.

@@ -12,14 +12,14 @@ from mlvlab_jax.config.schema import PreprocessSpec
 from mlvlab_jax.data.profile import DataProfile
 from mlvlab_jax.errors import DataError, PackageError
 from mlvlab_jax.package.archive import open_folder
-from mlvlab_jax.package.arrays import read_arrays
+from mlvlab_jax.package.arrays import check_weights, read_arrays
 from mlvlab_jax.package.documents import Documents, parse, read_document, read_documents
 from mlvlab_jax.package.manifest import Manifest
 from mlvlab_jax.package.verify import check_listing, verify_files
 from mlvlab_jax.types import ImageSpec
 
 if TYPE_CHECKING:
-    from mlvlab_jax.package.network import Forward, Weights
+    from mlvlab_jax.package.export import Forward, Weights
 
 __all__ = ["Package", "load_package", "verify_files"]
 
@@ -169,7 +169,7 @@ def _open(folder: Path, manifest: Manifest, documents: Documents, today: datetim
 
 
 def _rebuild(documents: Documents, weights: dict[str, np.ndarray], folder: Path) -> "Forward":
-    from mlvlab_jax.package.network import check_weights, make_forward
+    from mlvlab_jax.package.network import make_forward
 
     if documents.config is None:
         plugins = documents.config_tree["plugins"]

@@ -1,6 +1,5 @@
 """The network as one function of named weights and raw pixels; and the weights of a run under those names."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,15 +8,11 @@ import numpy as np
 
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.augment import normalize
-from mlvlab_jax.errors import PackageError
 from mlvlab_jax.models.nets.api import Model, Variables
+from mlvlab_jax.package.export import Forward, Weights
 from mlvlab_jax.plugins import MODELS
 from mlvlab_jax.trees import named_leaves
 from mlvlab_jax.types import ImageSpec
-
-Weights = dict[str, jax.Array]
-#: (weights by name, image uint8 (b h w c)) -> logits float32 (b k), normalisation included.
-Forward = Callable[[Weights, jax.Array], jax.Array]
 
 
 def name_weights(variables: Variables) -> dict[str, np.ndarray]:
@@ -45,22 +40,3 @@ def make_forward(config: Config, *, num_classes: int, image: ImageSpec) -> tuple
         return logits
 
     return forward, shapes
-
-
-def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], *, place: str) -> None:
-    """Refuses weights of other names, shapes or types than the network takes.
-
-    Raises:
-        PackageError: Names `place` and the first difference.
-    """
-    for name in sorted(weights.keys() | expected.keys()):
-        found, wanted = (_describe(tree.get(name)) for tree in (weights, expected))
-        if found != wanted:
-            raise PackageError(
-                f"{place}: {name} is {found}; the network takes {wanted}; weights and network are not of one model: "
-                "fetch the package again"
-            )
-
-
-def _describe(array: Any) -> str:
-    return "absent" if array is None else f"{array.dtype} {tuple(array.shape)}"

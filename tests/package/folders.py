@@ -1,5 +1,6 @@
 """Packages without a network: right files with made-up contents, to be broken one way at a time."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -11,7 +12,7 @@ from mlvlab_jax.config.schema import PreprocessSpec
 from mlvlab_jax.data.profile import DataProfile
 from mlvlab_jax.package.arrays import write_arrays
 from mlvlab_jax.package.documents import Calibration, Preprocess
-from mlvlab_jax.package.manifest import Manifest, render_manifest
+from mlvlab_jax.package.manifest import FileRecord, Manifest, read_manifest, render_manifest
 from mlvlab_jax.package.members import MANIFEST, MEMBERS
 from tests.conftest import tiny_config
 
@@ -35,38 +36,39 @@ def make_folder(folder):
             (folder / name).write_text(DOCUMENTS[name]())
         else:
             (folder / name).write_bytes(f"contents of {name}\n".encode())
-    sign(folder)
+    write_manifest(folder)
+    sign_again(folder)
     return folder
 
 
-def sign(folder):
-    """Writes the manifest anew, as somebody who means harm would."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    files = {
-        path.relative_to(folder).as_posix(): {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+def write_manifest(folder):
+    tree = {
+        "name": "digits",
+        "created": "2026-11-20T12:00:00Z",
+        "files": {},
+        "data": {"origin": "digits"},
+        "data_version": [],
+        "metrics": {"test/accuracy": 0.99, "test/loss": None},
+        "run": {"config_hash": "0" * 64, "step": 18, "git": {"commit": "f" * 40, "dirty": False}, "seed": 0},
+        "model": {"name": "cnn", "num_params": 6},
     }
-    manifest = params_from(
-        Manifest,
-        {
-            "name": "digits",
-            "created": "2026-11-20T12:00:00Z",
-            "files": files,
-            "data": {"origin": "digits"},
-            "data_version": [],
-            "metrics": {"test/accuracy": 0.99, "test/loss": None},
-            "run": {"config_hash": "0" * 64, "step": 18, "git": {"commit": "f" * 40, "dirty": False}, "seed": 0},
-            "model": {"name": "cnn", "num_params": 6},
-        },
-    )
-    (folder / MANIFEST).write_bytes(render_manifest(manifest))
+    (folder / MANIFEST).write_bytes(render_manifest(params_from(Manifest, tree)))
+
+
+def sign_again(folder):
+    """Puts the digests of what lies in `folder` into its manifest, as somebody who means harm would."""
+    manifest = read_manifest(folder)
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(), bytes=path.stat().st_size
+        )
+        for path in paths
+    }
+    (folder / MANIFEST).write_bytes(render_manifest(dataclasses.replace(manifest, files=files)))
 
 
 def rewrite(folder, name, change):
-    """Puts other keys into a document and signs the package anew, as somebody who means harm would."""
+    """Puts other keys into a document and signs the package anew."""
     (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | change))
-    sign(folder)
+    sign_again(folder)

@@ -13,7 +13,7 @@ from mlvlab_jax.package.documents import render
 from mlvlab_jax.package.load import verify_files
 from mlvlab_jax.package.manifest import read_manifest
 from mlvlab_jax.package.members import MANIFEST, MEMBERS, OPTIONAL
-from tests.package.folders import make_folder, rewrite, sign
+from tests.package.folders import make_folder, rewrite, sign_again
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_one_flipped_bit_anywhere_in_a_file_is_refused(name, folder):
 def test_a_missing_file_is_refused_though_the_manifest_were_written_anew(name, folder):
     (folder / name).unlink()
     refused(folder, f"lacks .*{name}")
-    sign(folder)
+    sign_again(folder)
     if name in OPTIONAL:
         verify_files(folder)
     else:
@@ -77,7 +77,7 @@ def test_a_missing_file_is_refused_though_the_manifest_were_written_anew(name, f
 )
 def test_an_extra_file_is_refused_though_the_manifest_were_written_anew(name, folder):
     (folder / name).write_bytes(b"import os")
-    sign(folder)
+    sign_again(folder)
     refused(folder, "expected nothing but")
 
 
@@ -160,7 +160,7 @@ def test_a_file_over_its_bound_is_refused_before_it_is_read(folder):
 )
 def test_arrays_that_are_not_safetensors_are_refused_though_the_manifest_were_written_anew(data, folder):
     (folder / "model.safetensors").write_bytes(data)
-    sign(folder)
+    sign_again(folder)
     refused(folder, "model.safetensors: not a safetensors file")
 
 
