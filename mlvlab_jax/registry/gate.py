@@ -135,7 +135,8 @@ def check_champion(
     try:
         result = compare(read_predictions(champion.predictions), read_predictions(candidate.predictions))
     except DataError as error:
-        return GateResult(name, False, f"cannot be compared with {champion.version} (A, candidate B): {error}")
+        what = f"cannot be compared with {champion.version} (A, candidate B): {error}; or tolerance_points=null"
+        return GateResult(name, False, what)
     low, high = 100 * result.low, 100 * result.high
     message = (
         f"{100 * result.difference:+.2f} points against {champion.version} on {result.num_examples:,} examples, "
