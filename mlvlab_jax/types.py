@@ -35,7 +35,11 @@ class HostBatch(TypedDict):
 
 
 class RunInfo(NamedTuple):
-    """What a tracker is told once, at the start."""
+    """What a tracker is told once, at the start.
+
+    hparams: the resolved configuration, flat. texts: the same as YAML, and the table of parameters. tags: what made the
+    run: digests of configuration and installed packages, data and their versions, git state, seed, devices, flags.
+    """
 
     num_steps: int
     first_step: int
@@ -43,6 +47,7 @@ class RunInfo(NamedTuple):
     num_params: int
     hparams: Mapping[str, str | int | float | bool]
     texts: Mapping[str, str]
+    tags: Mapping[str, str]
 
 
 class Tracker(Protocol):
@@ -65,6 +70,9 @@ class Tracker(Protocol):
 
     def note(self, text: str) -> None:
         """One line for the person watching."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """How the run ended, as in summary.json; not called for a run that an error ended."""
 
     def finish(self) -> None:
         """Flushes and closes; called once, whatever ended the run."""

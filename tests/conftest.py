@@ -56,6 +56,9 @@ class RecordingTracker:
     def note(self, text):
         pass
 
+    def summary(self, values):
+        self.summed_up = values
+
     def finish(self):
         self.finished += 1
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -150,6 +150,17 @@ def to_tree(config: Config) -> dict[str, Any]:
     """The whole configuration, defaults included, as plain JSON values."""
     tree: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
     return tree
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """{'a': {'b': 1}} -> {'a.b': 1}; lists and nulls as text."""
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, str | int | float | bool) else str(value)
+    return flat
 
 
 def to_yaml(config: Config) -> str:

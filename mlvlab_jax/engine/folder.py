@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,13 +14,15 @@ from typing import Any
 
 import yaml
 
-from mlvlab_jax.config.load import compute_hash, config_from_tree, diff_identity, to_yaml
+from mlvlab_jax.config.load import compute_hash, config_from_tree, diff_identity, flatten, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.versions import describe_git
 from mlvlab_jax.errors import ConfigError, DataError
-from mlvlab_jax.files import exclusive_writer, write_atomic, write_json
+from mlvlab_jax.files import exclusive_writer, sha256_file, write_atomic, write_json
 
 _RECORDED = ("mlvlab_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "numpy")
+#: How the names of the environment variables begin that change what XLA and JAX do.
+_FLAGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_")
 
 
 @contextlib.contextmanager
@@ -78,8 +82,11 @@ def read_config(folder: Path) -> Config:
 
 def write_start(
     folder: Path, config: Config, *, data_identity: dict[str, str], data_version: Sequence[dict[str, Any]] = ()
-) -> None:
+) -> dict[str, Any]:
     """Writes config.yaml and manifest.json; on resume the manifest gains a session and keeps the others.
+
+    Returns:
+        The manifest.
 
     Raises:
         DataError: The run in the folder was started on other data.
@@ -92,16 +99,21 @@ def write_start(
             "bring the old data back, or give another --workdir"
         )
     write_atomic(folder / "config.yaml", to_yaml(config).encode())
-    write_json(
-        path,
-        {
-            "config_hash": compute_hash(config),
-            "seed": config.seed,
-            "data": data_identity,
-            "data_version": list(data_version),
-            "sessions": [*earlier["sessions"], _describe_session()],
-        },
-    )
+    manifest = {
+        "config_hash": compute_hash(config),
+        "seed": config.seed,
+        "data": data_identity,
+        "data_version": list(data_version),
+        "sessions": [*earlier["sessions"], _describe_session()],
+    }
+    write_json(path, manifest)
+    return manifest
+
+
+def describe_tags(manifest: dict[str, Any]) -> dict[str, str]:
+    """What made the run, of its newest session, flat and as text: {"seed": "0", "git.commit": ...}."""
+    listed = {name: value for name, value in manifest.items() if name != "sessions"} | manifest["sessions"][-1]
+    return {name: str(value) for name, value in flatten(listed).items()}
 
 
 def write_end(folder: Path, summary: dict[str, Any]) -> None:
@@ -125,8 +137,19 @@ def _describe_session() -> dict[str, Any]:
         "machine": platform.machine(),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "num_processes": jax.process_count(),
+        "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FLAGS)},
         "git": git._asdict() if git else None,
+        "lock": _describe_lock(),
     }
+
+
+def _describe_lock() -> dict[str, str]:
+    """Digest of requirements.lock in the folder of the project, or of what is installed where there is none."""
+    lock = Path("requirements.lock")
+    if lock.is_file():
+        return {"of": lock.name, "sha256": sha256_file(lock)}
+    installed = sorted({f"{found.name}=={found.version}" for found in metadata.distributions()})
+    return {"of": "installed packages", "sha256": hashlib.sha256("\n".join(installed).encode()).hexdigest()}
 
 
 def _version(name: str) -> str | None:

@@ -1,14 +1,14 @@
 """The training loop. "Step k" is the state after k updates."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from mlvlab_jax.config.load import to_tree, to_yaml
+from mlvlab_jax.config.load import flatten, to_tree, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import double_buffer
 from mlvlab_jax.data.inspection import check_before_training
@@ -16,7 +16,7 @@ from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.data.stream import Readers, Shard, train_stream
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
-from mlvlab_jax.engine.folder import write_end, write_start
+from mlvlab_jax.engine.folder import describe_tags, write_end, write_start
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.progress import LateMetrics, Progress, Window
 from mlvlab_jax.engine.state import TrainState
@@ -58,7 +58,9 @@ def run(
     experiment = make_experiment(config)
     for line in check_before_training(experiment.data, config.validation):
         tracker.note(line)
-    write_start(workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment))
+    manifest = write_start(
+        workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment)
+    )
     mode = config.training.early_stopping.mode
     with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode) as store:
         quarantine = Quarantine(
@@ -66,10 +68,11 @@ def run(
             sizes={name: len(split) for name, split in experiment.data.splits.items()},
             max_bad_fraction=config.pipeline.max_bad_fraction,
         )
-        trainer = Trainer(config, experiment, store, tracker, clock, quarantine)
+        trainer = Trainer(config, experiment, store, tracker, clock, quarantine, describe_tags(manifest))
         try:
             ended = trainer.train(stop_requested)
             summary = trainer.finish(ended)
+            tracker.summary(summary)
         finally:
             tracker.finish()
     write_end(workdir, summary)
@@ -87,6 +90,7 @@ class Trainer:
         tracker: Tracker,
         clock: PhaseClock,
         quarantine: Quarantine,
+        tags: Mapping[str, str],
     ) -> None:
         self._config = config
         self._experiment = experiment
@@ -94,6 +98,7 @@ class Trainer:
         self._tracker = tracker
         self._clock = clock
         self._quarantine = quarantine
+        self._tags = tags
         self._late = LateMetrics()
         self._rate = Rate()
         self.state = experiment.state
@@ -254,9 +259,11 @@ class Trainer:
             num_params=count_elements(params),
             hparams=flatten(to_tree(self._config)),
             texts={"config": to_yaml(self._config), "parameters": table},
+            tags=self._tags,
         )
 
     def _summarise(self, ended: str, *, best: dict[str, float] | None) -> dict[str, Any]:
+        seconds = self._clock.read()
         return {
             "ended": ended,
             "steps": self.progress.step,
@@ -264,7 +271,8 @@ class Trainer:
             "num_bad_examples": self._quarantine.num_bad,
             "best": best,
             "last": {"step": self.progress.step} | _measured(self.progress.metrics),
-            "seconds": {name: round(value, 3) for name, value in self._clock.read().items()},
+            "goodput": round(seconds["train"] / seconds["total"], 4),
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
 
 
@@ -274,14 +282,3 @@ def _version_trees(experiment: Experiment) -> list[dict[str, Any]]:
 
 def _measured(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith(("train/", "validation/"))}
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """{'a': {'b': 1}} -> {'a.b': 1}; lists and nulls as text."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, str | int | float | bool) else str(value)
-    return flat

@@ -5,13 +5,19 @@ first import of CLU leaves all of CLU usable, with event files written by tensor
 """
 
 import importlib
+import struct
 import sys
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlvlab_jax.tracking.lasting import LastingFile
+
+#: What tensorboardX's table of file systems has ours under: "lasting:FOLDER" is a folder of lasting files.
+_LASTING = "lasting"
 _REPLACED = "clu.metric_writers.summary_writer"
 
 
@@ -35,9 +41,13 @@ class SummaryWriter:
 
     def __init__(self, logdir: str, *, purge_step: int | None = None) -> None:
         import tensorboardX
+        from tensorboardX.record_writer import register_writer_factory
 
+        register_writer_factory(_LASTING, _LastingFiles())
         suffix = f".{purge_step or 0}"  # two files begun in the same second must not share a name
-        self._writer = tensorboardX.SummaryWriter(logdir, purge_step=purge_step, flush_secs=10, filename_suffix=suffix)
+        self._writer = tensorboardX.SummaryWriter(
+            f"{_LASTING}:{logdir}", purge_step=purge_step, flush_secs=10, filename_suffix=suffix
+        )
 
     def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
         """Not supported: raw summaries are TensorFlow's."""
@@ -92,3 +102,33 @@ class SummaryWriter:
     def close(self) -> None:
         """Flushes and closes the file."""
         self._writer.close()
+
+
+class _LastingFiles:
+    """tensorboardX's way to name another file system: here one whose files outlast deletion and read-only disks."""
+
+    def directory_check(self, path: str) -> None:
+        """Nothing: the file makes its folder."""
+
+    def open(self, path: str) -> "_RecordFile":
+        return _RecordFile(Path(path.removeprefix(f"{_LASTING}:")))
+
+
+class _RecordFile:
+    """Takes a record's pieces (length, its checksum, bytes, their checksum), and appends each record as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = LastingFile(path)
+        self._pieces = bytearray()
+
+    def write(self, piece: bytes) -> None:
+        self._pieces += piece
+        if len(self._pieces) > 8 and len(self._pieces) == struct.unpack_from("Q", self._pieces)[0] + 16:
+            self._file.append(bytes(self._pieces))
+            self._pieces.clear()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -94,6 +94,9 @@ class ConsoleTracker:
     def note(self, text: str) -> None:
         """Prints it."""
         self._console.print(text, markup=False)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Not shown here: the command prints it."""
 
     def finish(self) -> None:
         """Takes the bar down."""

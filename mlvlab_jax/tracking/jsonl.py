@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.files import write_atomic
 from mlvlab_jax.plugins import TRACKERS
+from mlvlab_jax.tracking.lasting import LastingFile
 from mlvlab_jax.types import RunInfo
 
 
@@ -29,19 +30,19 @@ class JsonlTracker:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[str] | None = None
+        self._file: LastingFile | None = None
 
     def start(self, info: RunInfo) -> None:
         """Drops records the resumed run will write again: later steps, and the test at the end."""
         if self._path.exists():
             kept = [line for line in self._path.read_text().splitlines(keepends=True) if _stays(line, info.first_step)]
             write_atomic(self._path, "".join(kept).encode())
-        self._file = self._path.open("a", buffering=1)
+        self._file = LastingFile(self._path)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.append((json.dumps({"step": step, **values}) + "\n").encode())
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Not kept here."""
@@ -55,11 +56,14 @@ class JsonlTracker:
     def note(self, text: str) -> None:
         """Not kept here."""
 
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Not kept here: it is summary.json."""
+
     def finish(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
 
 
 def _stays(line: str, first_step: int) -> bool:

@@ -1,7 +1,8 @@
-"""Several trackers as one; an observer that fails is dropped and named, and never stops training."""
+"""Several trackers as one; an observer that fails is named once, and never stops training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ class MultiTracker:
 
     def __init__(self, trackers: Sequence[tuple[str, Tracker]]) -> None:
         self._trackers = dict(trackers)
+        self._failed: set[str] = set()
 
     def start(self, info: RunInfo) -> None:
         """See `Tracker`."""
@@ -44,14 +46,19 @@ class MultiTracker:
         """See `Tracker`."""
         self._each(lambda tracker: tracker.note(text))
 
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        self._each(lambda tracker: tracker.summary(values))
+
     def finish(self) -> None:
         """See `Tracker`."""
         self._each(lambda tracker: tracker.finish())
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self._trackers.items()):
+        for name, tracker in self._trackers.items():
             try:
                 call(tracker)
             except Exception as error:  # noqa: BLE001 - an observer never stops the run
-                del self._trackers[name]
-                self.note(f"tracker {name!r} failed and is left out from here on: {type(error).__name__}: {error}")
+                if name not in self._failed:
+                    self._failed.add(name)
+                    self.note(f"tracker {name!r} failed, and may lack records: {type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlvlab_jax.config.fields import configclass
+from mlvlab_jax.config.load import flatten
 from mlvlab_jax.plugins import TRACKERS
 from mlvlab_jax.types import RunInfo
 
@@ -39,6 +40,7 @@ class TensorBoardTracker:
         if info.first_step == 0:
             self._writer.write_hparams(info.hparams)
             self._writer.write_texts(0, {name: f"```\n{text}\n```" for name, text in info.texts.items()})
+        self._writer.write_texts(info.first_step, {"made from": _table(info.tags)})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One curve a name."""
@@ -58,8 +60,17 @@ class TensorBoardTracker:
     def note(self, text: str) -> None:
         """Not kept here."""
 
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """A table among the texts."""
+        self._writer.write_texts(values["steps"], {"summary": _table(flatten(dict(values)))})
+
     def finish(self) -> None:
         """Waits for the writer and closes the file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    """As a table in Markdown."""
+    return "\n".join(["| | |", "|-|-|", *(f"| {name} | {value} |" for name, value in values.items())])

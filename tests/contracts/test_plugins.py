@@ -53,7 +53,7 @@ def test_sources_give_uint8_images_and_labels_in_range_in_any_order(name):
 def test_trackers_take_a_whole_run_and_finish_twice(tmp_path):
     from mlvlab_jax.plugins import TRACKERS
 
-    info = RunInfo(2, 0, 4, 9, {"a": 1, "b": True, "c": "x"}, {"config": "a: 1", "parameters": "table"})
+    info = RunInfo(2, 0, 4, 9, {"a": 1, "b": True, "c": "x"}, {"config": "a: 1", "parameters": "table"}, {"seed": "0"})
     for name in TRACKERS.names():
         entry = TRACKERS.entry(name)
         tracker = TRACKERS.build(Spec(name, params_from(entry.params, entry.example)), workdir=tmp_path)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mlvlab_jax.engine.folder import open_run_folder, read_config, write_start
+from mlvlab_jax.engine.folder import describe_tags, open_run_folder, read_config, write_start
 from mlvlab_jax.errors import ConfigError, DataError, RunFolderError
 from tests.conftest import tiny_config
 
@@ -73,3 +73,16 @@ def test_the_configuration_reads_back(tmp_path):
     config = tiny_config(training={"early_stopping": {"patience": 3}})
     write_start(tmp_path, config, data_identity={})
     assert read_config(tmp_path) == config
+
+
+def test_without_a_lock_file_the_digest_is_of_what_is_installed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (first, again) = (
+        describe_tags(write_start(tmp_path / name, tiny_config(), data_identity={})) for name in ("a", "b")
+    )
+    assert first["lock.of"] == "installed packages"
+    assert first["lock.sha256"] == again["lock.sha256"]
+    assert first["git"] == "None"
+    (tmp_path / "requirements.lock").write_bytes(b"")
+    third = describe_tags(write_start(tmp_path / "c", tiny_config(), data_identity={}))
+    assert third["lock.sha256"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

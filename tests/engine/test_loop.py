@@ -1,6 +1,8 @@
 """The whole loop in one process: resume, early stopping, plateau, evaluation, what is written down."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -160,8 +162,16 @@ def test_the_tracker_is_told_everything(tmp_path, tracker):
     assert manifest["data"]["origin"] == "synthetic"
     assert len(manifest["sessions"][0]["devices"]) == 8
     assert manifest["sessions"][0]["versions"]["jax"] == jax.__version__
+    assert manifest["sessions"][0]["flags"]["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
+    lock = hashlib.sha256(Path("requirements.lock").read_bytes()).hexdigest()
+    assert tracker.info.tags["lock.sha256"] == lock
+    assert tracker.info.tags["seed"] == "0"
+    assert tracker.info.tags["data.origin"] == "synthetic"
+    assert tracker.info.tags["versions.jax"] == jax.__version__
+    assert tracker.summed_up == result.summary
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary == json.loads(json.dumps(result.summary))
+    assert summary["goodput"] == pytest.approx(summary["seconds"]["train"] / summary["seconds"]["total"], abs=1e-3)
     seconds = summary["seconds"]
     assert seconds["total"] == pytest.approx(sum(v for k, v in seconds.items() if k != "total"), abs=0.01)
 

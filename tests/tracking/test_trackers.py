@@ -1,5 +1,9 @@
+import contextlib
+import errno
 import io
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +18,15 @@ from mlvlab_jax.types import RunInfo
 
 
 def info(first_step=0):
-    return RunInfo(10, first_step, 4, 1234, {"training.batch_size": 4}, {"config": "seed: 0", "parameters": "a table"})
+    return RunInfo(
+        10,
+        first_step,
+        4,
+        1234,
+        {"training.batch_size": 4},
+        {"config": "seed: 0", "parameters": "a table"},
+        {"seed": "0"},
+    )
 
 
 def test_jsonl_drops_what_a_resumed_run_writes_again(tmp_path):
@@ -55,6 +67,50 @@ def test_tensorboard_reads_back_what_was_written_and_forgets_later_steps_after_a
     assert "first_batch" in tags["images"]
     assert "params/w" in tags["histograms"]
     assert "config/text_summary" in tags["tensors"]
+
+
+@pytest.mark.parametrize("what", ["folder deleted", "read-only"])
+def test_no_record_of_files_is_lost_when_their_folder_is_deleted_or_read_only_for_a_while(what, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    trackers = [JsonlTracker(folder / "metrics.jsonl"), TensorBoardTracker(folder)]
+    both = MultiTracker(list(zip(("jsonl", "tensorboard"), trackers, strict=True)))
+    both.start(info())
+    for step in range(1, 31):
+        if step == 11:
+            disk = start_trouble(what, folder, monkeypatch)
+        if step == 21:
+            disk.close()
+        both.scalars(step, {"train/loss": step / 10})
+    both.summary({"ended": "finished", "steps": 30})
+    both.finish()
+    expected = [(step, pytest.approx(step / 10)) for step in range(1, 31)]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["step"], record["train/loss"]) for record in records] == expected
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == expected
+    texts = {
+        tag: events.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0] for tag in ("made from", "summary")
+    }
+    assert b"| seed | 0 |" in texts["made from"]
+    assert b"| ended | finished |" in texts["summary"]
+
+
+def start_trouble(what, folder, monkeypatch):
+    """Begins what the disk does to the writers; closing what is returned ends it."""
+    trouble = contextlib.ExitStack()
+    if what == "folder deleted":
+        shutil.rmtree(folder)
+        return trouble
+    write, own = os.write, {path.stat().st_ino for path in folder.iterdir()}
+
+    def refuse(fd, data):
+        if os.fstat(fd).st_ino in own:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return write(fd, data)
+
+    trouble.enter_context(monkeypatch.context()).setattr(os, "write", refuse)
+    return trouble
 
 
 def plain(interval_s=0.0, **kwargs):
@@ -98,7 +154,7 @@ def test_the_console_shows_a_bar_on_a_terminal():
     assert "images/s" in text
 
 
-def test_a_tracker_that_fails_is_named_once_and_left_out(tracker):
+def test_a_tracker_that_fails_is_named_once_and_stops_nothing(tracker):
     class Broken:
         def __getattr__(self, name):
             raise OSError("disk full")
@@ -108,5 +164,5 @@ def test_a_tracker_that_fails_is_named_once_and_left_out(tracker):
     tracker.note = notes.append
     both.start(info())
     both.scalars(1, {"a": 1.0})
-    assert notes == ["tracker 'broken' failed and is left out from here on: OSError: disk full"]
+    assert notes == ["tracker 'broken' failed, and may lack records: OSError: disk full"]
     assert tracker.records == [(1, {"a": 1.0})]
