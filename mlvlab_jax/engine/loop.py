@@ -28,12 +28,17 @@ from mlvlab_jax.types import RunInfo, Tracker, Tree
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a run ended: what ended it, the final state and progress, and what summary.json says."""
+    """How a run ended: what ended it, the final state and progress, and what summary.json says.
+
+    best: the state the summary calls so, at that step; None of an interrupted run.
+    """
 
     ended: Literal["finished", "stopped early", "interrupted"]
     state: TrainState
     progress: Progress
     summary: dict[str, Any]
+    experiment: Experiment
+    best: TrainState | None
 
 
 def run(
@@ -76,7 +81,7 @@ def run(
         finally:
             tracker.finish()
     write_end(workdir, summary)
-    return RunResult(ended, trainer.state, trainer.progress, summary)
+    return RunResult(ended, trainer.state, trainer.progress, summary, experiment, trainer.best)
 
 
 class Trainer:
@@ -102,6 +107,7 @@ class Trainer:
         self._late = LateMetrics()
         self._rate = Rate()
         self.state = experiment.state
+        self.best: TrainState | None = None
         self.progress = Progress()
         if store.steps():
             with clock.phase("checkpoint"):
@@ -153,11 +159,11 @@ class Trainer:
         with self._clock.phase("checkpoint"):
             self._store.wait()
             best_step = self._store.resolve("best")
-            best, tree = self._store.restore(best_step, self._experiment.state, self._experiment.layout)
+            self.best, tree = self._store.restore(best_step, self._experiment.state, self._experiment.layout)
         splits, tested = self._experiment.data.splits, {}
         if "test" in splits:
             with self._clock.phase("evaluate"):
-                measured = self._experiment.evaluator(best.evaluated, splits["test"], on_bad=self._quarantine.add)
+                measured = self._experiment.evaluator(self.best.evaluated, splits["test"], on_bad=self._quarantine.add)
             tested = {f"test/{name}": value for name, value in measured.scalars.items()}
             self._tracker.scalars(best_step, tested)
         return self._summarise(ended, best={"step": best_step} | _measured(tree["metrics"]) | tested)

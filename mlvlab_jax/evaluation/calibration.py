@@ -146,14 +146,18 @@ def sum_groups(weights: np.ndarray, group: np.ndarray, num_groups: int) -> np.nd
     return sums
 
 
-def fit_temperature(predictions: Predictions) -> float:
+def fit_temperature(predictions: Predictions) -> float | None:
     """The number by which to divide logits so that the NLL of `predictions` is least, between 1/148 and 148.
+
+    None where every prediction is right: the smaller the temperature, the better, without end.
 
     References:
         C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017.
     """
     from scipy.optimize import minimize_scalar
 
+    if predictions.correct.all():
+        return None
     logits = predictions.logits.astype(np.float64)
     logits = logits - logits[np.arange(len(logits)), predictions.label][:, None]
 

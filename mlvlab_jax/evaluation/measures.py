@@ -1,6 +1,7 @@
 """What is measured of predictions, with intervals; each measure is a function of how often every example counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,24 +23,27 @@ from mlvlab_jax.evaluation.intervals import (
     resample,
 )
 from mlvlab_jax.evaluation.predictions import Predictions
+from mlvlab_jax.metrics.base import make_metrics
+from mlvlab_jax.plugins import Spec
 
-#: Scores beyond which the area under the ROC curve, which sorts every class by itself, is left out.
+#: Scores beyond which the area under the ROC curve, which sorts every class by itself, and plugins are left out.
 _MAX_ROC_SCORES = 2_000_000
 _TOP = 5
 
 
-def estimate_metrics(predictions: Predictions) -> dict[str, Estimate]:
+def estimate_metrics(predictions: Predictions, more: Mapping[str, Measure]) -> dict[str, Estimate]:
     """Everything measured of `predictions`, by name, with 95 % intervals.
 
-    Accuracy and the share of labels among the five most likely classes with Wilson's, the others of `make_measures`
-    with the bootstrap's.
+    Accuracy and the share of labels among the five most likely classes with Wilson's, those of `make_measures` and
+    `more` with the bootstrap's.
     """
-    measures, once = make_measures(predictions), np.ones((1, len(predictions)))
-    resamples = resample(measures, len(predictions))
-    calibrated = draw_calibrated(predictions, num_draws=NUM_RESAMPLES)
     estimates = {"accuracy": estimate_share(predictions.correct)}
     if predictions.logits.shape[1] > _TOP:
         estimates[f"top_{_TOP}"] = estimate_share(compute_rank(predictions) <= _TOP)
+    measures = {n: m for n, m in {**more, **make_measures(predictions)}.items() if n not in estimates}
+    resamples = resample(measures, len(predictions))
+    once = np.ones((1, len(predictions)))
+    calibrated = draw_calibrated(predictions, num_draws=NUM_RESAMPLES)
     for name, measure in measures.items():
         value = float(measure(once)[0])
         if name in calibrated:
@@ -73,6 +77,34 @@ def make_measures(predictions: Predictions) -> dict[str, Measure]:
     return measures
 
 
+def make_plugin_measures(specs: Iterable[Spec], predictions: Predictions) -> dict[str, Measure]:
+    """The metrics that `specs` name, of one number each and of one label an image, by the names of their results.
+
+    They are computed anew for every resample, and left out, as auroc is, of more than two million scores.
+    """
+    if predictions.logits.size > _MAX_ROC_SCORES:
+        return {}
+    outputs = (predictions.logits, predictions.label)
+    metrics = {n: m for n, m in make_metrics(specs).items() if getattr(m, "target", "class") == "class"}
+    numbers = {name for name, metric in metrics.items() if isinstance(_compute(metric, *outputs), float)}
+    return {name: _measure_plugin(metrics[name], *outputs) for name in metrics if name in numbers}
+
+
+def _measure_plugin(metric: Any, logits: np.ndarray, label: np.ndarray) -> Measure:
+    def measure(weights: np.ndarray) -> np.ndarray:
+        drawn = (np.repeat(np.arange(len(row)), row.astype(np.int64)) for row in weights)
+        return np.array([_compute(metric, logits[ids], label[ids]) for ids in drawn])
+
+    return measure
+
+
+def _compute(metric: Any, logits: np.ndarray, label: np.ndarray) -> Any:
+    """The metric's result, a float where it is one number."""
+    mask = np.ones(len(label), np.float32)
+    result = metric.from_model_output(logits=logits, labels=label, mask=mask).compute()
+    return result if isinstance(result, Mapping) or np.ndim(result) else float(result)
+
+
 def measure_mean(values: np.ndarray) -> Measure:
     """Mean of `values`, float64 (n)."""
     return lambda weights: weights @ values / len(values)
@@ -81,18 +113,19 @@ def measure_mean(values: np.ndarray) -> Measure:
 def measure_macro(predictions: Predictions, name: str) -> Measure:
     """Mean over classes of precision, recall or F1.
 
-    A class that occurs neither as label nor as prediction is left out; where a ratio is 0 of 0 it counts as 0.
+    Where a ratio is 0 of 0 it counts as 0; a class that has only dropped out of a resample is left out there.
     """
     num_classes = predictions.logits.shape[1]
     label, prediction, correct = predictions.label, predictions.prediction, predictions.correct
+    occurring = np.bincount(np.concatenate([label, prediction]), minlength=num_classes) > 0
 
     def measure(weights: np.ndarray) -> np.ndarray:
         support = sum_groups(weights, label, num_classes)
         predicted = sum_groups(weights, prediction, num_classes)
         hit = sum_groups(weights * correct, label, num_classes)
         whole = {"precision": predicted, "recall": support, "f1": (support + predicted) / 2}[name]
-        present = (support + predicted) > 0
-        return (hit / np.maximum(whole, 0.5)).sum(1) / present.sum(1)
+        dropped = occurring & (support + predicted == 0)
+        return (hit / np.maximum(whole, 0.5)).sum(1) / (num_classes - dropped.sum(1))
 
     return measure
 

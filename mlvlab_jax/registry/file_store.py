@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlvlab_jax.errors import DiskError, RegistryError
-from mlvlab_jax.files import write_json
+from mlvlab_jax.files import locked, write_json
 from mlvlab_jax.package.manifest import is_name
 from mlvlab_jax.registry.copies import copy_package, sync, verify_copy
 from mlvlab_jax.registry.history import append_event, ends_with, read_events
@@ -137,11 +137,10 @@ class FileStore:
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[Path]:
-        """Holds the writer's lock of `name`, waiting for it; the system drops it if the process dies."""
+        """Holds the writer's lock of `name`."""
         folder = self._root / name
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(folder / ".lock"):
             yield folder
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlvlab_jax.errors import DiskError, RegistryError
+from mlvlab_jax.files import locked
 from mlvlab_jax.registry.copies import verify_copy
 from mlvlab_jax.registry.store import (
     Event,
@@ -26,16 +27,10 @@ from mlvlab_jax.registry.store import (
     unknown_error,
 )
 from mlvlab_jax.registry.versions import is_version, parse_version
+from mlvlab_jax.tracking.mlflow_store import import_mlflow
 
 _EXPERIMENT = "mlvlab-registry"
 _MARK, _SEMVER, _RECORD, _EVENT = "mlvlab_registry", "semver", "mlvlab_record", "mlvlab_event."
-#: Environment variables of MLflow's, where the user has not set them. By itself it tries a dead server for minutes.
-_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 _MAX_RECORD = 60_000  # characters; what a text column of every database holds
 _PACKAGE = "package"
 
@@ -49,14 +44,17 @@ class MLflowStore:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        for setting, value in _SETTINGS.items():
-            os.environ.setdefault(setting, value)
+        self._database = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         try:
-            from mlflow import MlflowClient
+            mlflow = import_mlflow()
         except ImportError as error:
             raise RegistryError(f"{uri}: needs MLflow ({error}); pip install 'mlvlab_jax[track]'") from None
         with self._errors():
-            self._client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            self._client: Any = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            if self._database is not None:
+                with locked(self._database.with_name(f"{self._database.name}.lock")):
+                    self._client.search_registered_models(max_results=1)  # makes a new one, which two must not
 
     def __str__(self) -> str:
         return self._uri
@@ -173,8 +171,8 @@ class MLflowStore:
         found = self._client.get_experiment_by_name(_EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
-        path = self._uri.removeprefix("sqlite:///")
-        beside = None if path == self._uri else str(Path(path).absolute().with_suffix(".artifacts"))
+        # Beside the database: MLflow's own choice is the working folder of whoever comes first.
+        beside = self._database.with_suffix(".artifacts").as_uri() if self._database else None
         try:
             return str(self._client.create_experiment(_EXPERIMENT, artifact_location=beside))
         except MlflowException:  # another writer made it in the meantime

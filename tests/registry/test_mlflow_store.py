@@ -28,7 +28,7 @@ def test_what_mlflow_shows_of_a_version(uri, tmp_path):
     found = client.get_model_version_by_alias("digits", "champion")
     assert (found.tags["semver"], str(found.version)) == ("1.0.0", "1")
     assert json.loads(found.tags["mlvlab_record"]) == record.to_tree()
-    assert found.source == f"{tmp_path / 'registry.artifacts'}/{found.run_id}/artifacts/package"
+    assert found.source == f"{(tmp_path / 'registry.artifacts').as_uri()}/{found.run_id}/artifacts/package"
     assert {item.path for item in client.list_artifacts(found.run_id, "package/evaluation")} == {
         "package/evaluation/evaluation.json",
         "package/evaluation/predictions.parquet",
