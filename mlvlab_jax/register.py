@@ -76,7 +76,6 @@ def _show(parsed: argparse.Namespace, registry: "ModelRegistry") -> int:
     if which is not None:
         record = registry.get(name, which)
         return _print_json(_describe(record, registry.aliases(name)))
-    registry.list(name)
     events = registry.history(name)
     if parsed.json:
         return _print_json({"name": name, "aliases": registry.aliases(name), "history": [e.to_tree() for e in events]})

@@ -66,7 +66,7 @@ class FileStore:
     def register(self, record: ModelVersion, *, package: Path | None) -> None:
         """As in `Store`: the version is put together aside, then renamed into place; the rename has one winner."""
         target = self._folder(record.name, record.version)
-        if target.exists():
+        if record.version in self.versions(record.name):
             raise exists_error(record.name, record.version, place=str(self))
         with _disk_errors(self._root), self._staging(record.name) as staging:
             if package is not None:
@@ -80,7 +80,8 @@ class FileStore:
                     if not target.exists():
                         raise
                     raise exists_error(record.name, record.version, place=str(self)) from None
-                append_event(folder / "history.jsonl", registration(record))
+                with contextlib.suppress(OSError):  # `history` knows it all the same
+                    append_event(folder / "history.jsonl", registration(record))
                 for changed in (target.parent, folder, self._root):
                     sync(changed)
 
@@ -109,7 +110,8 @@ class FileStore:
                 append_event(folder / "history.jsonl", last)  # its writer died before it could
             changed = dict(sorted({**aliases, alias: event.version}.items()))
             write_json(folder / "aliases.json", {"schema": 1, "aliases": changed, "last": event.to_tree()})
-            append_event(folder / "history.jsonl", event)
+            with contextlib.suppress(OSError):  # the alias has moved; the next move adds the line
+                append_event(folder / "history.jsonl", event)
 
     def history(self, name: str) -> list[Event]:
         """As in `Store`."""
@@ -185,4 +187,6 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DiskError(f"{root}: {error.strerror or error}; nothing was registered or moved; make room") from None
+        raise DiskError(
+            f"{root}: {error.strerror or error}; nothing was registered or moved; expected room and the right to write"
+        ) from None

@@ -53,12 +53,32 @@ class RefusedError(RegistryError):
         self.results = results
 
 
+def measure_latency_ms(package: Path) -> float:
+    """Median of milliseconds of `predict_logits` on one image, after warming up.
+
+    Raises:
+        PackageError: The package does not load.
+    """
+    import numpy as np
+
+    from mlvlab_jax.package.load import load_package
+
+    model = load_package(package)
+    image = np.zeros((1, *model.image), np.uint8)
+    times = []
+    for _ in range(_NUM_WARM_UP + _NUM_CALLS):
+        start = time.perf_counter()
+        model.predict_logits(image)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[_NUM_WARM_UP:])
+
+
 def run_gates(
     candidate: Contender,
     champion: Contender | GateResult | None,
     policy: PromotionPolicy,
     *,
-    measure_ms: Callable[[Path], float] | None = None,
+    measure_ms: Callable[[Path], float] = measure_latency_ms,
 ) -> tuple[GateResult, ...]:
     """What each gate says of the candidate.
 
@@ -66,14 +86,14 @@ def run_gates(
         candidate: The version that wants the alias.
         champion: The version that has it, or why it cannot be used, or None.
         policy: What is asked.
-        measure_ms: Gives the latency of the package in a folder; `measure_latency_ms` if None.
+        measure_ms: Gives the latency of the package in a folder.
     """
     return (
         GateResult("digests", True, f"{len(candidate.manifest.files)} files"),
         check_data_version(candidate, policy),
         *check_floors(candidate, policy),
         check_champion(candidate, champion, policy),
-        check_latency(candidate, policy, measure_ms=measure_ms or measure_latency_ms),
+        check_latency(candidate, policy, measure_ms=measure_ms),
     )
 
 
@@ -159,23 +179,3 @@ def check_latency(candidate: Contender, policy: PromotionPolicy, *, measure_ms: 
         return GateResult(name, False, str(error))
     over = "" if found <= budget else f": {found - budget:.3g} ms too slow"
     return GateResult(name, found <= budget, f"{found:.3g} ms an image, budget {budget:g} ms{over}")
-
-
-def measure_latency_ms(package: Path) -> float:
-    """Median of milliseconds of `predict_logits` on one image, after warming up.
-
-    Raises:
-        PackageError: The package does not load.
-    """
-    import numpy as np
-
-    from mlvlab_jax.package.load import load_package
-
-    model = load_package(package)
-    image = np.zeros((1, *model.image), np.uint8)
-    times = []
-    for _ in range(_NUM_WARM_UP + _NUM_CALLS):
-        start = time.perf_counter()
-        model.predict_logits(image)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[_NUM_WARM_UP:])

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from mlvlab_jax.errors import RegistryError
 from mlvlab_jax.registry.store import Event, parse_event
 
 _TAIL_BYTES = 2**16
@@ -31,10 +32,17 @@ def ends_with(path: Path, event: Event) -> bool:
 
 
 def read_events(path: Path) -> list[Event]:
-    """All events, the oldest first; a last line without its end, which a crash left, does not count."""
-    if not path.exists():
+    """All events, the oldest first; a last line without its end, which a crash left, does not count.
+
+    Raises:
+        RegistryError: The file cannot be read, or was not written by `append_event`.
+    """
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
         return []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RegistryError(f"{path}: cannot be read ({error}); bring it back from a backup") from None
     return [parse_event(line, place=f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 

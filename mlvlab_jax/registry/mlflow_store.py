@@ -62,8 +62,8 @@ class MLflowStore:
     def names(self) -> list[str]:
         """As in `Store`."""
         with self._errors():
-            models = _all_pages(self._client.search_registered_models, f"tags.{_MARK} = '1'")
-        return sorted(model.name for model in models if self.versions(model.name))
+            found = _all_pages(self._client.search_model_versions, f"tags.{_MARK} = '1'")
+        return sorted({version.name for version in found if _is_ours(version)})
 
     def versions(self, name: str) -> list[str]:
         """As in `Store`."""
@@ -87,7 +87,7 @@ class MLflowStore:
                 self._client.log_artifacts(run.run_id, str(package), _PACKAGE)
             self._client.set_terminated(run.run_id)
             self._make_model(name)
-            tags = {_SEMVER: version, _RECORD: text}
+            tags = {_MARK: "1", _SEMVER: version, _RECORD: text}
             made = self._client.create_model_version(name, f"{run.artifact_uri}/{_PACKAGE}", run.run_id, tags=tags)
             if self._numbered(name)[version].version != made.version:
                 self._client.delete_model_version(name, made.version)
@@ -152,8 +152,8 @@ class MLflowStore:
         """Our version -> MLflow's, the lowest number of each."""
         with self._errors():
             found = _all_pages(self._client.search_model_versions, f"name = '{name}'")
-        ours = [v for v in found if is_version(v.tags.get(_SEMVER, "")) and _RECORD in v.tags]
-        return {v.tags[_SEMVER]: v for v in sorted(ours, key=lambda v: -int(v.version))}
+        ours = sorted((version for version in found if _is_ours(version)), key=lambda version: -int(version.version))
+        return {version.tags[_SEMVER]: version for version in ours}
 
     def _find(self, name: str, version: str) -> Any:
         numbered = self._numbered(name)
@@ -186,7 +186,6 @@ class MLflowStore:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        self._client.set_registered_model_tag(name, _MARK, "1")
 
     @contextlib.contextmanager
     def _fetched(self, record: ModelVersion, beside: Path | None) -> Iterator[Path]:
@@ -208,6 +207,10 @@ class MLflowStore:
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
             text = " ".join(str(error).split())[:200]
             raise RegistryError(f"{self._uri}: MLflow says: {text}; is the server up and the address right?") from None
+
+
+def _is_ours(found: Any) -> bool:
+    return _RECORD in found.tags and is_version(found.tags.get(_SEMVER, ""))
 
 
 def _all_pages(search: Any, query: str) -> list[Any]:

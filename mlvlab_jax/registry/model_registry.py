@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
@@ -102,19 +102,26 @@ class ModelRegistry:
         check_alias(which)
         aliases = self._store.aliases(name)
         if which not in aliases:
-            if not self._store.versions(name):
-                raise unknown_error(self._store, name, which)
+            self._versions(name)
             raise RegistryError(f"{name} has no alias {which!r}{listed(sorted(aliases))}")
         return self._store.get(name, aliases[which])
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Alias -> version."""
-        check_name(name)
+        """Alias -> version.
+
+        Raises:
+            RegistryError: There is no such model.
+        """
+        self._versions(name)
         return self._store.aliases(name)
 
     def history(self, name: str) -> Sequence[Event]:
-        """Every change of a model, the oldest first."""
-        check_name(name)
+        """Every change of a model, the oldest first.
+
+        Raises:
+            RegistryError: There is no such model.
+        """
+        self._versions(name)
         return self._store.history(name)
 
     def open_package(self, name: str, which: str) -> Path:
@@ -194,14 +201,15 @@ class ModelRegistry:
             RegistryError: There is no such model.
         """
         names = self._store.names() if name is None else [name]
-        return tuple(record for each in names for record in self._versions(each))
+        return tuple(self._store.get(each, version) for each in names for version in self._versions(each))
 
-    def _versions(self, name: str) -> Iterator[ModelVersion]:
+    def _versions(self, name: str) -> Sequence[str]:
+        """Versions of a model that must be there."""
         check_name(name)
         versions = self._store.versions(name)
         if not versions:
             raise unknown_error(self._store, name, "")
-        return (self._store.get(name, version) for version in versions)
+        return versions
 
     def _ask_gates(self, record: ModelVersion, previous: str | None, policy: PromotionPolicy) -> tuple[GateResult, ...]:
         candidate = check_digests(record, self._store.open_package(record))

@@ -16,8 +16,8 @@ class PromotionPolicy:
     very bytes. any: no question asked, as for data sets that come with a library."""
     metric_floors: dict[str, float] = Field(default_factory=dict)
     """Least values, as {test/accuracy: 0.95}, of the metrics in the package."""
-    tolerance_points: Annotated[float, Field(ge=0)] | None = 1.0
+    tolerance_points: Annotated[float, Field(ge=0)] | None = 2.0
     """The 95 % interval of (candidate - champion) accuracy, on the same examples, must lie above minus this, in
-    percentage points. One point is what a few thousand examples can tell; null: the champion is not asked."""
+    percentage points. Two is what a few hundred examples can show; with thousands ask for less. null: not compared."""
     latency_budget_ms: Annotated[float, Field(gt=0)] | None = None
     """Most milliseconds for one image, the median of many calls on this machine; null: not measured."""

@@ -51,7 +51,7 @@ def test_a_life_of_three_versions(registry, packages, tmp_path):
         "digests        passed  12 files",
         "data version   passed  data/raw aaaaaaaaaaaa",
         "test/accuracy  passed  0.9900, floor 0.95",
-        "champion       passed  +1.00 points against 1.0.0 on 1,000 examples, 95 % [+0.54, +1.83], tolerance 1",
+        "champion       passed  +1.00 points against 1.0.0 on 1,000 examples, 95 % [+0.54, +1.83], tolerance 2",
         "latency        passed  not asked for",
         "digits@champion is 1.1.0",
     ]
@@ -104,7 +104,7 @@ def test_json_of_each_action(registry, packages):
 
     registry("register", "digits:1.1.0", packages[1])
     registry("promote", "digits:1.1.0")
-    code, out, err = registry("promote", "digits:1.0.0", "--json")
+    code, out, err = registry("promote", "digits:1.0.0", "--json", "tolerance_points=1")
     refused = json.loads(out)
     assert (code, refused["promoted"]) == (65, False)
     assert [gate["name"] for gate in refused["gates"] if not gate["passed"]] == ["champion"]
