@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from mlvlab_jax.errors import PackageError
+from mlvlab_jax.package import load
 from mlvlab_jax.package.verify import verify_files
+from mlvlab_jax.registry import gate
 from mlvlab_jax.registry.gate import Contender, RefusedError, run_gates
 from mlvlab_jax.registry.policy import PromotionPolicy
 from tests.registry.packages import DATA_VERSION, make_package
@@ -114,6 +117,23 @@ def test_latency_says_by_how_much(contender):
         raise PackageError("its outputs are others")
 
     assert ask(candidate, latency_budget_ms=10.0, measure_ms=broken)["latency"] == (False, "its outputs are others")
+
+
+def test_latency_is_the_median_of_single_images_after_warming_up(contender, monkeypatch):
+    asked, seconds = [], iter([5.0] * 10 + [0.002] * 60 + [1.0] * 40)  # warm-up, most calls, some outliers
+
+    class Model:
+        image = (4, 6, 3)
+
+        def predict_logits(self, image):
+            asked.append((image.shape, image.dtype))
+            clock[0] += next(seconds)
+
+    clock = [0.0]
+    monkeypatch.setattr(load, "load_package", lambda path: Model())
+    monkeypatch.setattr(gate.time, "perf_counter", lambda: clock[0])
+    assert gate.measure_latency_ms(contender("1.0.0").package) == pytest.approx(2.0)
+    assert asked == [((1, 4, 6, 3), np.uint8)] * 110
 
 
 def test_an_error_of_refusal_lists_the_gates_that_refused(contender):

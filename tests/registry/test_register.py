@@ -166,6 +166,21 @@ def test_bad_input_is_one_message_and_an_exit_code_and_leaves_nothing(case, regi
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_policy_file_is_read_by_the_rules_of_configurations(registry, tmp_path):
+    (tmp_path / "policy.yaml").write_text("data_version: recorded\ntolerance: 1\nlatency_budget_ms: fast\n")
+    code, out, err = registry("promote", "digits:1.0.0", "--policy", str(tmp_path / "policy.yaml"))
+    assert (code, out) == (64, "")
+    assert "policy.yaml:2: tolerance: unknown key; did you mean 'tolerance_points'?" in err
+    assert "policy.yaml:3: latency_budget_ms: expected a number, found 'fast'" in err
+
+
+def test_an_address_is_taken_for_mlflow(uri, packages, capsys):
+    assert main(["register", "digits:1.0.0", packages[0], "--registry", uri]) == 0
+    assert main(["promote", "digits:1.0.0", "--registry", uri]) == 0
+    assert main(["list", "--registry", uri]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["digits", "1.0.0", "champion"]
+
+
 def test_an_empty_registry_lists_nothing(registry):
     assert registry("list", "--json") == (0, "[]\n", "")
 
