@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": ("train", "train a model from a configuration, or go on training"),
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
-    "compare": ("compare", "tell two runs apart on the same examples"),
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
+    "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),

@@ -21,10 +21,11 @@ from mlvlab_jax.data.open import Data
 from mlvlab_jax.data.order import Split, permute
 from mlvlab_jax.data.profile import DataProfile
 from mlvlab_jax.engine.checkpoint import CheckpointStore, Which
-from mlvlab_jax.engine.experiment import make_experiment
+from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import read_config
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.errors import ConfigError, DataError
+from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
 from mlvlab_jax.files import sha256_file, write_atomic
 from mlvlab_jax.package.arrays import read_arrays, write_arrays
 from mlvlab_jax.package.card import write_card
@@ -63,7 +64,8 @@ def write_package(
     The same run gives the same bytes, on the same day and by the same versions.
 
     Args:
-        workdir: Run folder; what `evaluation/` in it says of this checkpoint goes with the model.
+        workdir: Run folder; what `evaluation/` in it says of this checkpoint goes with the model, and is written first
+            where it says nothing.
         checkpoint: "best", "last" or a step.
         out: Where to, a folder that does not exist; None: `workdir`/package.
         name: What to call the model; None: as the run folder.
@@ -73,6 +75,7 @@ def write_package(
         ConfigError: No run there, an unusable name, or something else in the place of the package.
         CheckpointError: No such checkpoint.
         DataError: The run's data is not there, or has no readable image.
+        NonFiniteError: Some logits are not finite.
         PackageError: The network cannot be exported, or the export gives other outputs than the network.
     """
     out = workdir / "package" if out is None else out
@@ -107,7 +110,22 @@ def open_run(workdir: Path, checkpoint: Which) -> Run:
         state, _ = store.restore(step, experiment.state, experiment.layout)
     record = json.loads((workdir / "manifest.json").read_text())
     evidence = read_evidence(workdir, step=step, class_names=experiment.data.class_names)
+    if evidence.split is None:
+        _evaluate(workdir, here, experiment, state, step=step, checkpoint=str(checkpoint))
+        evidence = read_evidence(workdir, step=step, class_names=experiment.data.class_names)
     return Run(config, experiment.data, state, step, saved, record, evidence)
+
+
+def _evaluate(
+    workdir: Path, config: Config, experiment: Experiment, state: TrainState, *, step: int, checkpoint: str
+) -> None:
+    """Writes what `mlvlab evaluate` writes, of the test split or else the validation split, where there is one."""
+    split = next((name for name in ("test", "validation") if name in experiment.data.splits), None)
+    if split is not None:
+        made = evaluate_variables(
+            state.evaluated, config=config, experiment=experiment, split=split, step=step, checkpoint=checkpoint
+        )
+        write_evaluation(evaluation_folder(workdir, made), made)
 
 
 def _write_files(folder: Path, run: Run, *, name: str, today: datetime.date) -> None:

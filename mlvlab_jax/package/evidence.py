@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +34,33 @@ def read_evidence(workdir: Path, *, step: int, class_names: tuple[str, ...]) -> 
     Raises:
         DataError: An evaluation is not what `mlvlab evaluate` writes.
     """
-    found = {name: tree for name in _SPLITS if (tree := _read(workdir, name, step, class_names))}
-    split = next(iter(found), None)
-    evaluation = found[split] if split else {}
-    folder = workdir / "evaluation" / str(split)
+    folders = [workdir / "evaluation" / f"{split}{other}" for split in _SPLITS for other in ("", f"-{step}")]
+    found = {folder: tree for folder in folders if (tree := _read(folder / "evaluation.json", step, class_names))}
+    folder = next(iter(found), workdir)
+    evaluation = found.get(folder, {})
     return Evidence(
-        split=split,
+        split=evaluation.get("split"),
         evaluation=evaluation,
-        files={f"evaluation/{name}": folder / name for name in _FILES if split and (folder / name).is_file()},
-        metrics=_collect_metrics(workdir, found, step),
+        files={f"evaluation/{name}": folder / name for name in _FILES if found and (folder / name).is_file()},
+        metrics=_collect_metrics(workdir, found.values(), step),
         calibration=parse(Calibration, evaluation.get("calibration") or {}, folder / "evaluation.json"),
     )
 
 
-def _collect_metrics(workdir: Path, found: Mapping[str, Any], step: int) -> dict[str, float | None]:
+def _collect_metrics(workdir: Path, found: Iterable[Mapping[str, Any]], step: int) -> dict[str, float | None]:
     """Values of the evaluations, and of the run's own summary where it is of the same step."""
     summary = workdir / "summary.json"
     best = json.loads(summary.read_text())["best"] if summary.exists() else {"step": None}
     values = {name: value for name, value in best.items() if "/" in name and best["step"] == step}
-    for split, tree in found.items():
-        values |= {f"{split}/{name}": measured["value"] for name, measured in tree["metrics"].items()}
+    for tree in found:
+        values |= {f"{tree['split']}/{name}": measured["value"] for name, measured in tree["metrics"].items()}
     return {
         name: value if value is not None and math.isfinite(value) else None for name, value in sorted(values.items())
     }
 
 
-def _read(workdir: Path, split: str, step: int, class_names: tuple[str, ...]) -> dict[str, Any] | None:
-    """The evaluation of this step on this split; None where there is none, or one of another step."""
-    path = workdir / "evaluation" / split / "evaluation.json"
+def _read(path: Path, step: int, class_names: tuple[str, ...]) -> dict[str, Any] | None:
+    """The evaluation in a file; None where there is none, or one of another step."""
     if not path.is_file():
         return None
     try:

@@ -49,6 +49,10 @@ def test_values_are_those_of_scikit_learn(predictions):
             continue  # ties count against the label here
         assert found[name] == pytest.approx(value, abs=1e-6), name
     assert found.keys() - expected.keys() == {"ece", "adaptive_ece"}
+    for name, spec in (("ece", {}), ("adaptive_ece", {"binning": "adaptive"})):
+        metric = METRICS.build(Spec("ece", params_from(METRICS.entry("ece").params, spec)))
+        trained = metric.from_model_output(logits=predictions.logits.astype(np.float64), labels=label).compute()
+        assert found[name] == pytest.approx(trained, abs=1e-9)
 
 
 def test_an_example_that_counts_twice_is_one_that_is_there_twice():
@@ -67,10 +71,10 @@ def test_a_class_that_drops_out_of_a_resample_is_left_out_there():
     np.testing.assert_allclose(make_measures(predictions)["recall"](weights), [(1 + 0.5 + 1) / 3, 1.0])
 
 
-def test_the_roc_area_of_one_class_alone_is_one_half():
-    np.testing.assert_array_equal(
-        measure_auroc(from_logits(np.eye(3, dtype=np.float32), np.zeros(3)))(np.ones((1, 3))), 0.5
-    )
+def test_one_class_alone_has_no_roc_area():
+    assert "auroc" not in make_measures(from_logits(np.eye(3, dtype=np.float32), np.zeros(3)))
+    two = measure_auroc(from_logits(np.eye(3, dtype=np.float32), np.array([0, 0, 1])))
+    np.testing.assert_array_equal(two(np.array([[1.0, 2, 0]])), 0.5)
 
 
 def test_a_plugin_has_an_interval_too():

@@ -20,7 +20,7 @@ from mlvlab_jax.errors import CheckpointError, ConfigError, PackageError
 from mlvlab_jax.package import build
 from mlvlab_jax.package.build import make_profile, write_package
 from mlvlab_jax.package.load import load_package, verify_files
-from mlvlab_jax.package.members import MEMBERS, OPTIONAL
+from mlvlab_jax.package.members import MEMBERS
 from mlvlab_jax.trees import named_leaves
 from tests.package.conftest import TODAY
 
@@ -63,13 +63,18 @@ def test_the_weights_are_those_of_the_average_and_the_statistics_bit_for_bit(mad
 def test_the_manifest_says_where_the_model_comes_from(made, workdir, trained):
     config, _, state, step = trained
     manifest = verify_files(made)
-    assert manifest.files.keys() | {"manifest.json"} == MEMBERS.keys() - OPTIONAL
+    assert manifest.files.keys() | {"manifest.json"} == MEMBERS.keys()
     assert (manifest.name, manifest.run.step, manifest.run.config_hash) == ("tiny", step, compute_hash(config))
     assert manifest.data == json.loads((workdir / "manifest.json").read_text())["data"]
     params = jax.tree.leaves(state.variables.params)
     assert (manifest.model.name, manifest.model.num_params) == ("cnn", sum(math.prod(p.shape) for p in params))
     best = json.loads((workdir / "summary.json").read_text())["best"]
-    assert manifest.metrics == {name: value for name, value in best.items() if name != "step"}
+    evaluation = json.loads((workdir / "evaluation/test/evaluation.json").read_text())
+    assert manifest.metrics["validation/loss"] == best["validation/loss"]
+    measured = {f"test/{name}": one["value"] for name, one in evaluation["metrics"].items()}
+    assert len(measured) > 1
+    assert manifest.metrics.items() >= measured.items()
+    assert manifest.metrics["test/accuracy"] == pytest.approx(best["test/accuracy"], abs=1e-6)
     saved = datetime.datetime.fromisoformat(manifest.created)
     assert abs(saved.timestamp() - (workdir / "checkpoints" / str(step)).stat().st_mtime) < 30
 
@@ -105,7 +110,7 @@ def test_the_profile_of_a_large_split_is_of_a_fixed_draw(trained, monkeypatch):
 
 
 def test_nothing_in_a_package_says_where_it_was_made(made, workdir):
-    for name in MEMBERS.keys() - OPTIONAL:
+    for name in MEMBERS:
         data = (made / name).read_bytes()
         assert str(workdir).encode() not in data
         assert b".py\x00" not in data
@@ -143,7 +148,7 @@ def evaluated(workdir, trained, tmp_path):
     row = {"predicted": 2, "precision": 0.5, "f1": 0.5, "recall_low": 0.1, "recall_high": 0.9}
     per_class = [{"name": name, "support": 2, "recall": 0.9 - i / 20, **row} for i, name in enumerate(names)]
     folder = shutil.copytree(workdir, tmp_path / "evaluated", ignore=shutil.ignore_patterns("package"))
-    (folder / "evaluation/test").mkdir(parents=True)
+    (folder / "evaluation/test").mkdir(parents=True, exist_ok=True)
     tree = EVALUATION | {"step": trained[3], "class_names": names, "per_class": per_class}
     (folder / "evaluation/test/evaluation.json").write_text(json.dumps(tree))
     (folder / "evaluation/test/predictions.parquet").write_bytes(b"PAR1")
@@ -173,12 +178,20 @@ def test_what_was_evaluated_goes_with_the_model(evaluated, trained):
         assert expected in card
 
 
-def test_an_evaluation_of_another_step_is_left_out(evaluated):
+def test_without_an_evaluation_of_this_step_one_is_made(evaluated, trained):
     path = evaluated / "evaluation/test/evaluation.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))
     out = write_package(evaluated, today=TODAY)
-    assert not (out / "evaluation").exists()
-    assert "0.7500" not in (out / "README.md").read_text()
+    packed = json.loads((out / "evaluation/evaluation.json").read_text())
+    assert (packed["step"], packed["num_examples"]) == (trained[3], 20)
+    assert json.loads(path.read_text()) == packed
+    assert "0.7500 | 0.5312" not in (out / "README.md").read_text()
+
+
+def test_an_evaluation_of_another_checkpoint_lies_in_a_folder_of_its_own_and_is_found(evaluated, trained):
+    (evaluated / "evaluation/test").rename(evaluated / f"evaluation/test-{trained[3]}")
+    out = write_package(evaluated, today=TODAY)
+    assert load_package(out).temperature == 2.5
 
 
 def test_a_class_name_cannot_be_markup():

@@ -61,6 +61,12 @@ def test_one_flipped_bit_anywhere_in_a_file_is_refused(name, folder):
     verify_files(folder)
 
 
+def test_a_byte_of_the_manifest_that_changes_nothing_it_says_is_refused(folder):
+    whole = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(whole.replace(",\n", ", ", 1))
+    refused(folder, "manifest.json: was altered")
+
+
 @pytest.mark.parametrize("name", sorted(MEMBERS.keys() - {MANIFEST}))
 def test_a_missing_file_is_refused_though_the_manifest_were_written_anew(name, folder):
     (folder / name).unlink()
@@ -151,7 +157,7 @@ def test_a_file_over_its_bound_is_refused_before_it_is_read(folder):
     [
         struct.pack("<Q", 2**62) + b"{}",
         struct.pack("<Q", 100_000_000) + b" " * 1000,
-        struct.pack("<Q", 9 * 2**20) + b" " * 9 * 2**20,
+        struct.pack("<Q", 2**23 + 8) + b'{"__metadata__":{"a":"' + b"x" * (2**23 - 17) + b'"}}',
         b"\x80\x04cos\nsystem\n(S'true'\ntR.",
         b"",
         b"1234",

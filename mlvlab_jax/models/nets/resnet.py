@@ -54,7 +54,7 @@ class ResNet(nn.Module):
         x = nn.Conv(self.params.width, kernel, stride, padding=kernel[0] // 2, use_bias=False, dtype=self.dtype)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x))
         if not small:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, num_blocks in enumerate(_BLOCKS[self.params.depth]):
             for i in range(num_blocks):
                 stride_here = 2 if stage > 0 and i == 0 else 1
