@@ -62,7 +62,8 @@ def _print(comparison: "Comparison", parsed: argparse.Namespace) -> None:
     console.print(f"both right: {comparison.both:,}; both wrong: {comparison.neither:,}")
     console.print(
         f"B - A: {100 * comparison.difference:+.2f} points, 95 % interval {100 * comparison.low:+.2f} to "
-        f"{100 * comparison.high:+.2f} (Tango); exact McNemar p = {comparison.p_value:.3g}"
+        f"{100 * comparison.high:+.2f} (Tango); exact McNemar p = {comparison.p_value:.3g}",
+        soft_wrap=True,
     )
     console.print(f"[bold]{comparison.verdict}[/bold]", soft_wrap=True)
 

@@ -10,6 +10,8 @@ from mlvlab_jax.evaluation.predictions import Predictions
 #: Bins of reliability diagrams and calibration errors.
 NUM_BINS = 15
 _SEED = 0
+#: Numbers in one piece of work: 32 MB.
+_MAX_ELEMENTS = 4_000_000
 _MAX_LOG_TEMPERATURE = 5.0
 
 
@@ -67,12 +69,14 @@ def draw_calibrated(predictions: Predictions, *, num_draws: int) -> dict[str, np
         J. Bröcker, L. A. Smith, "Increasing the reliability of reliability diagrams", 2007 (consistency resampling).
     """
     rng, confidence = np.random.default_rng(_SEED), predictions.confidence
-    bins, once = bin_confidence(confidence), np.ones((1, len(predictions)))
-    errors = np.empty((num_draws, 2))
-    for at in range(num_draws):
-        gap = (rng.random((1, len(predictions))) < confidence) - confidence
-        errors[at] = sum_bins(gap, bins)[0], sum_equal_mass(once, gap, confidence)[0]
-    return dict(zip(("ece", "adaptive_ece"), errors.T / len(predictions), strict=True))
+    num_all, bins = len(confidence), bin_confidence(confidence)
+    rows = max(1, _MAX_ELEMENTS // num_all)
+    parts = []
+    for start in range(0, num_draws, rows):
+        gap = (rng.random((min(rows, num_draws - start), num_all)) < confidence) - confidence
+        parts.append((sum_bins(gap, bins), sum_equal_mass(np.ones_like(gap), gap, confidence)))
+    ece, adaptive_ece = (np.concatenate(errors) / num_all for errors in zip(*parts, strict=True))
+    return {"ece": ece, "adaptive_ece": adaptive_ece}
 
 
 def compute_brier(predictions: Predictions) -> np.ndarray:

@@ -50,8 +50,12 @@ class Comparison:
                 f"{better} is better: +{abs(100 * self.difference):.1f} points [{ends[0]:.1f}, {ends[1]:.1f}], "
                 f"p = {self.p_value:.2g}"
             )
+        excluded = self.low > 0 or self.high < 0
+        doubt = (
+            f"; the interval, approximate, leans on {self.only_a + self.only_b} discordant pairs" if excluded else ""
+        )
         return (
-            f"no difference can be told from {self.num_examples:,} examples (p = {self.p_value:.2g}); "
+            f"no difference can be told from {self.num_examples:,} examples (p = {self.p_value:.2g}{doubt}); "
             f"a difference of about {100 * self.detectable:.1f} points could"
         )
 

@@ -102,6 +102,11 @@ def test_the_verdict_says_which_or_what_would_be_needed():
     assert same.verdict == (
         "no difference can be told from 50 examples (p = 1); a difference of about 15.7 points could"
     )
+    few = compare(predict(np.arange(NUM) > 3), predict(np.ones(NUM, bool)))
+    assert 0 < few.low < few.difference
+    assert few.verdict.startswith(
+        "no difference can be told from 50 examples (p = 0.12; the interval, approximate, leans on 4 discordant pairs);"
+    )
 
 
 @pytest.mark.parametrize(("total", "discordant"), [(359, 0.05), (2000, 0.1)])

@@ -38,6 +38,15 @@ def test_the_rule_is_that_of_early_stopping():
     assert tracker.get_best_metrics() == {"accuracy": 0.7, "epoch": 3}
 
 
+def test_training_metrics_belong_to_the_epoch_they_were_noted_in():
+    tracker = MetricsTracker()
+    tracker.update_train({"loss": 3.0})
+    tracker.update_val({"loss": 2.0})
+    assert tracker.get_best_metrics() == {"loss": 2.0, "train/loss": 3.0, "epoch": 1}
+    tracker.update_val({"loss": 1.0})
+    assert tracker.get_best_metrics() == {"loss": 1.0, "epoch": 2}
+
+
 def test_without_patience_nothing_stops_and_without_numbers_nothing_is_best():
     tracker = MetricsTracker()
     for _ in range(50):
