@@ -174,4 +174,4 @@ def _save_arrays(tree: Tree, path: Path) -> None:
         raise ConfigError(
             f"log_model: {odd[0] if odd else 'the tree'} is no array; expected a pytree of arrays or a package's folder"
         )
-    save_file({name: np.ascontiguousarray(leaf) for name, leaf in leaves}, path)
+    save_file({name: np.asarray(leaf, order="C") for name, leaf in leaves}, path)

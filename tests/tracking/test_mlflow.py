@@ -11,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from safetensors.numpy import load_file
 
 from mlvlab_jax.config.fields import params_from
@@ -21,6 +18,7 @@ from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.plugins import TRACKERS, Spec
 from mlvlab_jax.tracking import MLflowTracker, replay
 from mlvlab_jax.tracking.mlflow import MLflowParams
+from mlvlab_jax.tracking.mlflow_store import import_mlflow
 from mlvlab_jax.types import RunInfo
 
 NOWHERE = "http://127.0.0.1:9"  # the port of "discard", which nothing listens on
@@ -75,6 +73,7 @@ def test_a_run_has_params_tags_curves_files_summary_and_status(tmp_path, databas
     assert expected.items() <= run.data.tags.items()
     assert run.data.tags["data"] == "d" * 8000  # as much as MLflow takes
     assert run.data.tags["ended"] == "finished"
+    assert run.data.tags["mlvlab.delivered"] == str((tmp_path / "my-run" / "mlflow.jsonl").stat().st_size)
     assert run.data.metrics["best/validation/accuracy"] == 0.75
     assert run.data.metrics["goodput"] == 0.9
     assert run.data.metrics["seconds/train"] == 9.0
@@ -105,15 +104,16 @@ def test_records_made_while_the_database_is_locked_arrive_once_and_in_order(tmp_
 def test_a_store_that_refuses_some_calls_has_everything_once_and_in_order(
     call, tmp_path, database, stored, monkeypatch
 ):
-    original, calls = getattr(MlflowClient, call), []
+    mlflow = import_mlflow()
+    original, calls = getattr(mlflow.MlflowClient, call), []
 
     def refuse(*args, **kwargs):
         calls.append(call)
         if len(calls) in (1, 2, 4):
-            raise MlflowException("attempt to write a readonly database", error_code=TEMPORARILY_UNAVAILABLE)
+            raise mlflow.MlflowException("attempt to write a readonly database")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, call, refuse)
+    monkeypatch.setattr(mlflow.MlflowClient, call, refuse)
     tracker = make(tmp_path / "run", f"sqlite:///{database}")
     tracker.start(info())
     for step in range(1, 30):
@@ -214,6 +214,22 @@ def test_a_resumed_run_goes_on_in_its_mlflow_run_and_doubles_no_point(tmp_path, 
     assert stored.history("steps") == curve([8, 12])
 
 
+def test_runs_at_the_same_time_share_a_database_named_by_a_relative_path(tmp_path, database, stored, monkeypatch):
+    monkeypatch.chdir(database.parent)
+    trackers = [make(tmp_path / f"run{n}", "sqlite:///mlflow.db") for n in range(3)]
+    for tracker in trackers:
+        tracker.start(info())
+    monkeypatch.chdir(tmp_path)
+    for step in range(1, 101):
+        for n, tracker in enumerate(trackers):
+            tracker.scalars(step, {f"loss{n}": float(step)})
+    for tracker in trackers:
+        tracker.finish()
+    assert sorted(stored.rows("SELECT name FROM runs")) == [("run0",), ("run1",), ("run2",)]
+    assert [stored.history(f"loss{n}") for n in range(3)] == [curve(range(1, 101))] * 3
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_one_entry_that_mlflow_refuses_holds_up_nothing_else(tmp_path, database, stored, caplog):
     tracker = make(tmp_path / "run", f"sqlite:///{database}")
     tracker.start(info(**{"weird,name": 1}))
@@ -249,7 +265,7 @@ def test_the_guides_tracking_snippet_runs(tmp_path, script, stored, mlflow_clien
         return range(3), range(2)
 
     def setup_model(config):
-        return {"dense": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.zeros(3, np.float32)}}
+        return {"dense": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float32(3)}}
 
     def train_model(model, train_loader, val_loader, config):
         return {"accuracy": 0.75, "loss": np.float32(0.5)}
@@ -287,6 +303,7 @@ def test_the_guides_tracking_snippet_runs(tmp_path, script, stored, mlflow_clien
     ((run_id,),) = stored.rows("SELECT run_uuid FROM runs")
     arrays = load_file(mlflow_client.download_artifacts(run_id, "model/model.safetensors", str(tmp_path)))
     np.testing.assert_array_equal(arrays["dense/kernel"], np.arange(6).reshape(2, 3))
+    assert arrays["dense/scale"].shape == ()
     assert Path(mlflow_client.download_artifacts(run_id, "config.yaml", str(tmp_path))).read_text() == "lr: 0.1\n"
     assert not list((tmp_path / "pending").iterdir())  # nothing waits any more
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import venv
 from importlib import metadata
@@ -33,7 +34,7 @@ def ask(url):
 def serving(command, url, cwd, *, start_s=120):
     """A server that answers at `url`, for the duration of the block."""
     with (cwd / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + start_s
         while True:
@@ -46,8 +47,8 @@ def serving(command, url, cwd, *, start_s=120):
                 time.sleep(0.2)
         yield
     finally:
-        process.terminate()
-        process.wait(30)
+        os.killpg(process.pid, signal.SIGKILL)  # asked kindly, it would wait for its clients
+        process.wait()
 
 
 def test_tensorboard_shows_the_curves_of_a_run(tmp_path):

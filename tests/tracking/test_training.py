@@ -1,5 +1,7 @@
+import importlib.util
 import json
 
+from mlvlab_jax import train
 from mlvlab_jax.engine.folder import open_run_folder
 from mlvlab_jax.engine.loop import run
 from mlvlab_jax.tracking import replay
@@ -33,3 +35,15 @@ def test_training_ends_while_the_database_is_locked_and_its_records_arrive_later
     numbers = stored.pairs("latest_metrics")
     assert numbers["best/test/accuracy"] == result.summary["best"]["test/accuracy"]
     assert numbers["goodput"] == result.summary["goodput"]
+
+
+def test_without_the_extra_the_command_ends_before_training_and_says_what_to_install(tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlflow" else find(name))
+    path = tmp_path / "config.yaml"
+    path.write_text("model: {name: cnn}\ntracking: {trackers: [{name: mlflow}]}\n")
+    assert train.main(["--config", str(path), "--workdir", str(tmp_path / "run")]) == 64
+    said = capsys.readouterr().err
+    assert f"{path}:2: tracking.trackers: tracker 'mlflow' needs mlflow" in said
+    assert "pip install 'mlvlab_jax[track]'" in said
+    assert not (tmp_path / "run").exists()
