@@ -45,7 +45,7 @@ def run(target, *args):
 
 @pytest.mark.parametrize("with_package", [False, True])
 def test_of_eight_processes_registering_a_version_exactly_one_wins(with_package, root, package):
-    versions = [f"1.{k}.0" for k in range(10)]
+    versions = [f"1.{k}.0" for k in range(6)]
     barrier, answers = SPAWN.Barrier(8), SPAWN.Queue()
     target, args = writers.register_all, (str(root), str(package), versions, barrier, answers)
     processes = [SPAWN.Process(target=target, args=args) for _ in range(8)]
@@ -103,7 +103,7 @@ def test_a_crash_between_a_move_and_its_line_loses_neither(root):
     assert [event.version for event in read_events(root / "m" / "history.jsonl")[2:]] == moves
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [250, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_readers_always_see_a_valid_alias_while_it_moves(count, root):
     registry = ModelRegistry(FileStore(root))
     for version in ("1.0.0", "2.0.0"):
