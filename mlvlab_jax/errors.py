@@ -34,6 +34,12 @@ class PackageError(MlvlabError):
     exit_code = 65
 
 
+class RegistryError(MlvlabError):
+    """The registry has no such model, version or alias, has it already, or refuses the change."""
+
+    exit_code = 65
+
+
 class CheckpointError(MlvlabError):
     """No checkpoint answers the request."""
 

@@ -41,6 +41,14 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file at `path`, waiting for whoever holds it; the system drops it if the process dies."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def exclusive_writer(folder: Path) -> Iterator[None]:
     """Holds the writer's lock of `folder` for the duration of the block; the system drops it if the process dies.
 

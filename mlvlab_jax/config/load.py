@@ -6,17 +6,19 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.config.messages import describe
 from mlvlab_jax.config.reader import Document, KeyPath, dotted, parse_value, read_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.plugins import Spec
 
+C = TypeVar("C")
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -55,6 +57,21 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> LoadedC
     except ValidationError as error:
         raise ConfigError(describe(error, merged)) from None
     return LoadedConfig(config, paths[-1].stem, merged.places)
+
+
+def load_section(section: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+    """A configclass of its own, from a file, if there is one, and `a.b=value` overrides.
+
+    Raises:
+        ConfigError: As in `load_config`.
+    """
+    document = read_yaml(path) if path else Document({}, {})
+    for override in overrides:
+        _merge(document, _parse_override(override))
+    try:
+        return params_from(section, document.tree)
+    except ValidationError as error:
+        raise ConfigError(describe(error, document, root=section)) from None
 
 
 def config_from_tree(tree: dict[str, Any]) -> Config:
