@@ -11,7 +11,7 @@ from mlvlab_jax.report.confusion import draw_confusion
 from mlvlab_jax.report.curves import PANELS, draw_curves
 from mlvlab_jax.report.facts import render_commands, render_facts, render_verdict, render_versions
 from mlvlab_jax.report.measured import render_classes, render_metrics, render_mistakes, render_slices
-from mlvlab_jax.report.reliability import draw_reliability
+from mlvlab_jax.report.reliability import draw_reliabilities
 from mlvlab_jax.report.run import Evaluation, Run, read_run
 from mlvlab_jax.report.style import STYLE
 
@@ -70,12 +70,7 @@ def _list_measured(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
         draw_confusion(np.array(content["confusion"]), class_names=content["class_names"]),
     )
     yield "classes", "Classes, the hardest first", render_classes(content["per_class"])
-    calibration = content["calibration"]
-    diagrams = [draw_reliability(calibration["before"], title="as trained")]
-    if calibration["after"] is not None:
-        title = f"at temperature {calibration['temperature']:.3f}, fitted on {calibration['fitted_on']}"
-        diagrams.append(draw_reliability(calibration["after"], title=escape(title)))
-    yield "calibration", "Reliability", f'<div class="reliabilities">{"".join(diagrams)}</div>'
+    yield "calibration", "Reliability", draw_reliabilities(content["calibration"])
     if content["slices"]:
         yield "slices", "Slices", render_slices(content["slices"])
     if content["mistakes"]:

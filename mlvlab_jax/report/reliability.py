@@ -1,6 +1,7 @@
 """How often the model is right when it says how sure it is."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from mlvlab_jax.report.axis import format_number, format_percent
@@ -10,6 +11,19 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 348, 10, 264
 _COUNTS_TOP, _COUNTS_BOTTOM = 278, 328
 #: A bin of fewer images says little, and is drawn pale.
 _FEW = 10
+_LEGEND = (
+    'Strokes: accuracy of the images of one range of confidence. <b class="orange">Orange</b>: its gap to their mean '
+    f"confidence. Pale: fewer than {_FEW} images."
+)
+
+
+def draw_reliabilities(calibration: Mapping[str, Any]) -> str:
+    """The diagram before temperature scaling, and after it where a temperature was fitted, side by side."""
+    diagrams = [draw_reliability(calibration["before"], title="as trained")]
+    if calibration["after"] is not None:
+        title = f"at temperature {calibration['temperature']:.3f}, fitted on {calibration['fitted_on']}"
+        diagrams.append(draw_reliability(calibration["after"], title=title))
+    return f'<p class="quiet">{_LEGEND}</p><div class="reliabilities">{"".join(diagrams)}</div>'
 
 
 def draw_reliability(measured: Mapping[str, Any], *, title: str) -> str:
@@ -17,7 +31,7 @@ def draw_reliability(measured: Mapping[str, Any], *, title: str) -> str:
 
     Args:
         measured: ece, nll and brier, and bins of low, high, count, confidence and accuracy, all in [0, 1].
-        title: Plain words of this project.
+        title: Plain text.
 
     References:
         DeGroot and Fienberg, The Comparison and Evaluation of Forecasters, 1983.
@@ -30,8 +44,8 @@ def draw_reliability(measured: Mapping[str, Any], *, title: str) -> str:
     label = f"Reliability diagram, {title}: {numbers}"
     ideal = f'<line class="ideal" x1="{_LEFT}" y1="{_BOTTOM}" x2="{_RIGHT}" y2="{_TOP}"/>'
     return (
-        f'<figure class="reliability"><figcaption><b>{title}</b><br>{numbers}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+        f'<figure class="reliability"><figcaption><b>{escape(title)}</b><br>{numbers}</figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
         f"{_draw_frame()}{''.join(map(_draw_bin, bins))}{ideal}{_draw_counts(bins)}</svg></figure>"
     )
 
