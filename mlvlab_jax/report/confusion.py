@@ -34,7 +34,7 @@ def draw_confusion(counts: np.ndarray, *, class_names: Sequence[str]) -> str:
 def _draw_map(counts: np.ndarray, class_names: Sequence[str]) -> str:
     """Each ink is darkest at its own largest share of a row, so that mistakes are seen beside what is right."""
     number = len(class_names)
-    cell = 46 if number <= 10 else 34 if number <= 16 else 28
+    cell = 44 if number <= 10 else 34 if number <= 16 else 28
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     worst = float((shares * (1 - np.eye(number))).max())
     longest = min(_MAX_NAME, max(map(len, class_names))) * _CHAR_PX

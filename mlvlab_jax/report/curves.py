@@ -61,6 +61,7 @@ def draw_curves(panel: Panel, curves: Mapping[str, Series], *, best_step: int | 
     frame = _Frame.around(list(drawn.values()), panel=panel)
     marked = best_step if "validation" in panel.curves else None
     lost = sum(int(np.isnan(series.values).sum()) for series in drawn.values())
+    count = sum(len(series.values) for series in drawn.values())
     parts = [
         frame.draw_axes(),
         "" if marked is None else frame.draw_mark(marked),
@@ -72,7 +73,7 @@ def draw_curves(panel: Panel, curves: Mapping[str, Series], *, best_step: int | 
         frame.draw_places(drawn),
     ]
     unit = f' <span class="unit">{escape(panel.unit)}</span>' if panel.unit else ""
-    note = f'<p class="warning">{lost:,} values were not finite</p>' if lost else ""
+    note = f'<p class="warning">not finite: {lost:,} of {count:,} values</p>' if lost else ""
     return (
         f'<figure class="curve"><figcaption><b>{escape(panel.title)}</b>{unit}</figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(_describe(panel, drawn))}">'
@@ -147,7 +148,7 @@ class _Frame(NamedTuple):
     def draw_labels(self, drawn: Mapping[str, Series]) -> str:
         """The name, if there are two, and last value beside the end of each line, moved apart where they would meet."""
         ends = sorted((self.top(_last(series)), label) for label, series in drawn.items())
-        places = [min(max(y, _TOP + 4), _BOTTOM - _LABEL_PX * (len(ends) - 1 - k)) for k, (y, _) in enumerate(ends)]
+        places = [min(max(y, _TOP), _BOTTOM - _LABEL_PX * (len(ends) - 1 - k)) for k, (y, _) in enumerate(ends)]
         for k in range(1, len(places)):
             places[k] = max(places[k], places[k - 1] + _LABEL_PX)
         return "".join(

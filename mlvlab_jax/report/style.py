@@ -1,6 +1,7 @@
 """The report's own style, after the one all pages share."""
 
 STYLE = """
+body { max-width: 80rem }
 .blue { --own: var(--blue) } .orange { --own: var(--orange) }
 .grey-1 { --own: #728093 } .grey-2 { --own: #96a2b1 } .grey-3 { --own: #b5bec9 } .grey-4 { --own: #d2d8df }
 @media (prefers-color-scheme: dark) { .grey-1 { --own: #8794a5 } .grey-2 { --own: #6b7788 } .grey-3 { --own: #525d6b }
@@ -10,7 +11,7 @@ svg text.blue, svg text.orange { fill: var(--own) }
 
 header { border-bottom: 1px solid var(--line); padding-bottom: 1rem } .verdict { font-size: 1.1rem; margin-top: .5rem }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .85rem; margin-top: .9rem } a { color: var(--blue) }
-main { display: flex; flex-wrap: wrap; gap: 0 3rem } section { flex: 1 1 100%; min-width: 0; scroll-margin-top: 1rem }
+main { display: flex; flex-wrap: wrap; gap: 0 2.5rem } section { flex: 1 1 100%; min-width: 0; scroll-margin-top: 1rem }
 #confusion, #classes { flex: 0 1 auto; max-width: 100% } .wide { overflow-x: auto }
 code, pre { font: .85rem/1.5 ui-monospace, monospace } dd code { font-size: .8rem }
 pre { background: var(--soft); border-radius: 8px; padding: .9rem 1.1rem; overflow-x: auto; margin: .5rem 0 }

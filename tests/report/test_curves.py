@@ -52,7 +52,7 @@ def test_a_value_that_is_not_finite_breaks_the_line_and_is_told():
     assert line.get("d").count("M") == 1
     assert len(points(line)) == 2
     assert sum(1 for _ in svg.iter("circle")) == 2  # two points without neighbours
-    assert "2 values were not finite" in figure
+    assert "not finite: 2 of 6 values" in figure
 
 
 def test_names_of_lines_that_meet_are_moved_apart():
