@@ -15,6 +15,7 @@ _PHASES = {
     "train": ("training", "blue"),
     "input": ("waiting for input", "orange"),
     "evaluate": ("evaluation", "grey-1"),
+    "analyse": ("analysis", "grey-1"),
     "checkpoint": ("checkpoints", "grey-2"),
     "compile": ("compilation", "grey-3"),
     "setup": ("setup", "grey-4"),
@@ -37,7 +38,7 @@ def render_verdict(run: Run) -> str:
         after = calibration["after"]
         ece = (after or calibration["before"])["ece"]
         return (
-            f'<p class="verdict">{escape(evaluation.split.capitalize())} accuracy '
+            f'<p class="verdict">{escape(content["split"].capitalize())} accuracy '
             f"<b>{format_percent(accuracy['value'], digits=2)}</b> <span class='quiet'>(95\u00a0% interval "
             f"{format_percent(accuracy['low'])} to {format_percent(accuracy['high'])}, "
             f"{content['num_examples']:,} images)</span>, {'calibrated' if after else 'uncalibrated'} ECE "

@@ -16,9 +16,8 @@ _SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One split's evaluation.json. thumbnails: PNG bytes by index of the example, of those mistakes that have one."""
+    """evaluation.json of one split. thumbnails: PNG bytes by index of the example, of those mistakes that have one."""
 
-    split: str
     content: Mapping[str, Any]
     thumbnails: Mapping[int, bytes]
 
@@ -38,12 +37,11 @@ class Run:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by phase over all sessions that ended by themselves; without the total."""
-        spent: dict[str, float] = {}
-        for session in self.manifest["sessions"]:
-            for phase, seconds in session.get("timings_s", {}).items():  # a killed session left none
-                spent[phase] = spent.get(phase, 0.0) + seconds
-        spent.pop("total", None)
-        return spent
+        timings = [session["timings_s"] for session in self.manifest["sessions"] if "timings_s" in session]
+        if self.summary:  # is of the last of them, and knows what came after training
+            timings[-1:] = [self.summary["seconds"]]
+        phases = dict.fromkeys(phase for timing in timings for phase in timing if phase != "total")
+        return {phase: sum(timing.get(phase, 0.0) for timing in timings) for phase in phases}
 
     @property
     def best_step(self) -> int | None:
@@ -53,9 +51,10 @@ class Run:
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """That of the test split, or of another where there is none."""
+        """Of the run's result on the test split, or on another where it was not evaluated on that."""
         order = {"test": 0, "validation": 1}
-        return min(self.evaluations, key=lambda each: order.get(each.split, 2), default=None)
+        of_result = [each for each in self.evaluations if each.content["step"] == self.best_step]
+        return min(of_result, key=lambda each: order.get(each.content["split"], 2), default=None)
 
 
 def read_run(folder: Path) -> Run:
@@ -88,7 +87,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         raise DataError(f"{path}: schema {content.get('schema')}; expected {_SCHEMA}; evaluate again with this version")
     images = {index: path.parent / "mistakes" / f"{index}.png" for index in (m["index"] for m in content["mistakes"])}
     thumbnails = {index: image.read_bytes() for index, image in images.items() if image.is_file()}
-    return Evaluation(path.parent.name, content, thumbnails)
+    return Evaluation(content, thumbnails)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -80,6 +80,29 @@ def test_sessions_add_up(tmp_path):
     assert "20.0 s in all, goodput 60 %" in facts
 
 
+def test_what_came_after_training_counts(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["seconds"] |= {"analyse": 2.0, "total": 12.0}
+    path.write_text(json.dumps(summary))
+    facts = text_of(section(render_report(read_run(tmp_path)), "facts"))
+    assert "12.0 s in all, goodput 50 %" in facts
+    assert "analysis 2.0 s (17 %)" in facts
+
+
+def test_the_page_is_of_the_result_and_not_of_another_checkpoint(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / "evaluation" / "test" / "evaluation.json"
+    other = tmp_path / "evaluation" / "test-60" / "evaluation.json"
+    other.parent.mkdir()
+    content = json.loads(path.read_text())
+    other.write_text(json.dumps({**content, "step": 60, "num_examples": 7}))
+    assert "300 images, state of step 119" in render_report(read_run(tmp_path))
+    path.write_text(json.dumps({**content, "split": "validation"}))
+    assert "Validation accuracy" in render_report(read_run(tmp_path))
+
+
 def test_versions_of_tracked_data_are_named_and_fetched(tmp_path):
     version = {"path": "data/raw set", "md5": "ab" * 16 + ".dir", "revision": "cd" * 20, "dirty": True}
     page = render_report(read_run(write_run(tmp_path, manifest={**MANIFEST, "data_version": [version]})))
@@ -115,7 +138,14 @@ def test_a_run_that_has_not_ended_has_a_page(tmp_path):
     assert "Not ended yet" in page
     (tmp_path / "metrics.jsonl").unlink()
     assert "No curves were recorded" in render_report(read_run(tmp_path))
-    interrupted = {"ended": "interrupted", "steps": 60, "num_params": 5, "num_bad_examples": 2, "best": None}
+    interrupted = {
+        "ended": "interrupted",
+        "steps": 60,
+        "num_params": 5,
+        "num_bad_examples": 2,
+        "best": None,
+        "seconds": {},
+    }
     (tmp_path / "summary.json").write_text(json.dumps(interrupted))
     page = render_report(read_run(tmp_path))
     assert "Interrupted; it can go on" in page
