@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": ("train", "train a model from a configuration, or go on training"),
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
+    "compare": ("compare", "tell two runs apart on the same examples"),
     "report": ("report_run", "write one page about a run"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),

@@ -1,10 +1,11 @@
-"""`python -m mlvlab_jax.evaluate --workdir DIR`: measure a checkpoint of a run."""
+"""`python -m mlvlab_jax.evaluate --workdir DIR`: measure a checkpoint of a run, with intervals."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mlvlab_jax.cli import run_command
 
@@ -15,6 +16,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, required=True, help="run folder")
     parser.add_argument("--checkpoint", type=_which, default="best", help="best (default), last, or a step")
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
+    parser.add_argument(
+        "--slice",
+        action="append",
+        metavar="COLUMN",
+        help="column of the manifest to show accuracy by; repeatable (default: all with at most 20 values)",
+    )
+    parser.add_argument("--out", type=Path, help="folder to write (default: WORKDIR/evaluation/SPLIT)")
     parser.add_argument("--json", action="store_true", help="print one JSON object of metrics and nothing else")
     parsed = parser.parse_args(arguments)
     return run_command(lambda: _evaluate(parsed))
@@ -32,11 +40,11 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from mlvlab_jax.engine.folder import read_config
 
     config = read_config(parsed.workdir)
-    from mlvlab_jax.data.quarantine import Quarantine
     from mlvlab_jax.engine.checkpoint import CheckpointStore
     from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
     from mlvlab_jax.engine.experiment import make_experiment
     from mlvlab_jax.errors import ConfigError
+    from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
 
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
@@ -48,16 +56,33 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         if parsed.split not in splits:
             raise ConfigError(f"--split {parsed.split!r}: there is no such split; there are {sorted(splits)}")
         state, _ = store.restore(step, experiment.state, experiment.layout)
-    sizes = {name: len(split) for name, split in splits.items()}
-    quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
-    measured = experiment.evaluator(state.evaluated, splits[parsed.split], on_bad=quarantine.add)
-    if parsed.json:
-        print(json.dumps({"step": step, "split": parsed.split, **measured}))
-    else:
-        print(f"{parsed.workdir}, step {step}, {parsed.split}: {len(splits[parsed.split])} examples")
-        for name, value in measured.items():
-            print(f"  {name:<12}{value:.4f}")
+    evaluation = evaluate_variables(
+        state.evaluated,
+        config=config,
+        experiment=experiment,
+        split=parsed.split,
+        step=step,
+        checkpoint=str(parsed.checkpoint),
+        slices=parsed.slice,
+    )
+    folder = parsed.out or evaluation_folder(parsed.workdir, evaluation)
+    write_evaluation(folder, evaluation)
+    _print(evaluation.to_tree(), folder, as_json=parsed.json)
     return 0
+
+
+def _print(tree: dict[str, Any], folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        shown = {name: tree[name] for name in ("step", "split", "num_examples")}
+        values = {name: one["value"] for name, one in tree["metrics"].items()}
+        intervals = {name: [one["low"], one["high"]] for name, one in tree["metrics"].items()}
+        print(json.dumps({**shown, **values, "intervals": intervals, "folder": str(folder)}))
+        return
+    from rich.console import Console
+
+    from mlvlab_jax.evaluation.printout import print_evaluation
+
+    print_evaluation(tree, folder=folder, console=Console(highlight=False))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,18 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlvlab_jax.cli import add_config_arguments, run_configured
-from mlvlab_jax.errors import PREEMPTED_EXIT_CODE
+from mlvlab_jax.errors import PREEMPTED_EXIT_CODE, MlvlabError
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
+    from mlvlab_jax.engine.loop import RunResult
+    from mlvlab_jax.engine.state import TrainState
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     config, name = loaded.config, loaded.name
-    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    workdir = parsed.workdir or Path("experiments") / "runs" / f"{name}-{time}"
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    workdir = parsed.workdir or Path("experiments") / "runs" / f"{name}-{now}"
     from mlvlab_jax.engine.folder import open_run_folder
     from mlvlab_jax.report.page import write_report
 
@@ -66,7 +69,40 @@ def _run(config: Any, workdir: Path) -> dict[str, Any]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)
     tracker = make_tracker(config.tracking.trackers, workdir=workdir)
-    return run(config, workdir=workdir, tracker=tracker, stop_requested=lambda step: bool(asked)).summary
+    result = run(config, workdir=workdir, tracker=tracker, stop_requested=lambda step: bool(asked))
+    if result.best is None or "test" not in result.experiment.data.splits:
+        return result.summary
+    return _analyse(config, workdir, result, best=result.best)
+
+
+def _analyse(config: Any, workdir: Path, result: "RunResult", *, best: "TrainState") -> dict[str, Any]:
+    """Writes the evaluation of the best state on the test split; returns the summary with the time it took.
+
+    A run that is trained stays so whatever happens here.
+    """
+    from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
+    from mlvlab_jax.files import write_json
+
+    summary = result.summary
+    start, step = time.perf_counter(), summary["best"]["step"]
+    try:
+        evaluation = evaluate_variables(
+            best.evaluated,
+            config=config,
+            experiment=result.experiment,
+            split="test",
+            step=step,
+            checkpoint="best",
+        )
+        write_evaluation(evaluation_folder(workdir, evaluation), evaluation)
+    except MlvlabError as error:
+        print(f"warning: no evaluation was written: {error}", file=sys.stderr)
+        return summary
+    spent = round(time.perf_counter() - start, 3)
+    seconds = {**summary["seconds"], "analyse": spent, "total": round(summary["seconds"]["total"] + spent, 3)}
+    summary = {**summary, "seconds": seconds}
+    write_json(workdir / "summary.json", summary)
+    return summary
 
 
 def _print_summary(summary: dict[str, Any], workdir: Path, name: str) -> None:

@@ -72,7 +72,8 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         pixels = to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
         weights = opened.weights.get(name)
         weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
-        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights)
+        columns = opened.columns.get(name, {})
+        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights, columns)
         splits[name] = _leave_out(split, left_out.get(name), opened.class_names)
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)

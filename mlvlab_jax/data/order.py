@@ -1,9 +1,11 @@
 """Which examples make up a split, and the order in which training meets them: a function of (seed, epoch) alone."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from mlvlab_jax.data.columns import Column
 from mlvlab_jax.data.source import Source
 
 
@@ -22,6 +24,7 @@ class Split:
     name: What a person calls the split.
     parts: Of a mixture; together they hold `ids`. None: an epoch is every example once.
     weights: float32, by index in the source: how much an example counts in the training loss. None: all 1.
+    columns: what else is known of the examples, by name.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Split:
     ids: np.ndarray
     parts: tuple[Part, ...] | None = None
     weights: np.ndarray | None = None
+    columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)

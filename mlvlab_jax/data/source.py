@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from mlvlab_jax.config.schema import PreprocessSpec
+from mlvlab_jax.data.columns import Column
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.types import ImageSpec
 
@@ -78,6 +79,7 @@ class OpenedData:
     paths: files and folders it was read from, of which the data version is looked up; none for data made or shipped.
     weights: for some splits how much each example counts in the training loss, float (n), >= 0.
     preprocess: what the pixels of a `Source` have been through; a run's must not differ from it.
+    columns: for some splits what else is known of each example, by name.
     """
 
     splits: Mapping[str, "Stored"]
@@ -87,6 +89,7 @@ class OpenedData:
     paths: tuple[Path, ...] = ()
     weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     preprocess: PreprocessSpec | None = None
+    columns: Mapping[str, Mapping[str, Column]] = dataclasses.field(default_factory=dict)
 
 
 class ArraySource:

@@ -1,8 +1,10 @@
 """Measuring a split: every example exactly once, on any mesh."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
+import clu.metrics
 import jax
 from jax.sharding import Mesh
 
@@ -14,11 +16,12 @@ from mlvlab_jax.data.quarantine import BadExample
 from mlvlab_jax.data.stream import Readers, Shard, eval_stream
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.metrics.classification import Metric
+from mlvlab_jax.metrics.base import Measured, compute_results, merge_batch
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.types import Tree
 
-Sums = dict[str, tuple[jax.Array, jax.Array]]
+#: Batches dispatched before the first one's metrics are fetched: the device never waits, its memory is bounded.
+_AHEAD = 8
 
 
 class Evaluator:
@@ -26,7 +29,7 @@ class Evaluator:
 
     Args:
         model: The network.
-        metrics: What to measure.
+        metrics: What to measure, by name; any subclass of `clu.metrics.Metric` that takes logits, labels and mask.
         pipeline: How pixels become input.
         layout: Shardings of the training state.
         mesh: Where to compute.
@@ -36,7 +39,7 @@ class Evaluator:
     def __init__(
         self,
         model: Model,
-        metrics: Sequence[Metric],
+        metrics: Mapping[str, type[clu.metrics.Metric]],
         pipeline: PipelineConfig,
         *,
         layout: TrainState,
@@ -48,15 +51,16 @@ class Evaluator:
         self._sharding = batch_sharding(mesh)
         self._pipeline = pipeline
 
-        def eval_step(variables: Variables, batch: Tree) -> Sums:
+        def eval_step(variables: Variables, batch: Tree) -> dict[str, clu.metrics.Metric]:
             logits, _ = model.apply(variables, normalize(batch["image"], pipeline), jax.random.key(0), False)
-            return {m.name: m.update(logits, batch["label"], batch["mask"]) for m in metrics}
+            outputs = {"logits": logits, "labels": batch["label"], "mask": batch["mask"]}
+            return {name: metric.from_model_output(**outputs) for name, metric in metrics.items()}
 
         self._step = jax.jit(eval_step, in_shardings=(layout.evaluated, self._sharding), out_shardings=replicated(mesh))
 
     def __call__(
         self, variables: Variables, split: Split, *, on_bad: Callable[[Sequence[BadExample]], None]
-    ) -> dict[str, float]:
+    ) -> Measured:
         """Metrics of `variables` on all readable examples of `split`, by name; `on_bad` is told of the others."""
         batches = eval_stream(
             split,
@@ -65,13 +69,16 @@ class Evaluator:
             readers=Readers.of(self._pipeline),
             on_bad=on_bad,
         )
-        totals: dict[str, tuple[float, float]] = {}
-        pending = [self._step(variables, batch) for batch in double_buffer(batches, self._sharding)]
-        for sums in jax.device_get(pending):
-            for name, (value, count) in sums.items():
-                old_value, old_count = totals.get(name, (0.0, 0.0))
-                totals[name] = (old_value + float(value), old_count + float(count))
-        return {name: value / count for name, (value, count) in totals.items()}
+        merged: dict[str, clu.metrics.Metric] = {}
+        pending: deque[dict[str, clu.metrics.Metric]] = deque()
+        for batch in double_buffer(batches, self._sharding):
+            pending.append(self._step(variables, batch))
+            if len(pending) > _AHEAD:
+                merged = merge_batch(merged, pending.popleft())
+        while pending:
+            merged = merge_batch(merged, pending.popleft())
+        with jax.transfer_guard("allow"):  # metrics of CLU's own compute their result in jax, from numpy arrays
+            return compute_results(merged)
 
     def _smallest_for(self, num_examples: int) -> int:
         """Batch that holds a whole small split, so that a split of 100 is not padded to 512."""

@@ -1,6 +1,7 @@
 """A configuration made real: data, mesh, model, optimiser, state and evaluator."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,11 +16,11 @@ from mlvlab_jax.engine.evaluate import Evaluator
 from mlvlab_jax.engine.mesh import check_batch_size, make_mesh
 from mlvlab_jax.engine.state import TrainState, create_state
 from mlvlab_jax.errors import ConfigError
-from mlvlab_jax.metrics.classification import Metric
+from mlvlab_jax.metrics.base import make_metrics
 from mlvlab_jax.models.nets.api import Model
 from mlvlab_jax.optim.chain import Optimizer, make_optimizer
 from mlvlab_jax.optim.horizon import Horizon
-from mlvlab_jax.plugins import METRICS, MODELS
+from mlvlab_jax.plugins import MODELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def make_experiment(config: Config) -> Experiment:
     """
     mesh = make_mesh(config.mesh)
     check_batch_size(config.training.batch_size, mesh, pieces=config.training.accumulation_steps)
-    metrics = [METRICS.build(spec) for spec in config.evaluation.metrics]
+    metrics = make_metrics(config.evaluation.metrics)
     data = open_data(config.data, config.pipeline, seed=config.seed)
     _check(config, data, metrics)
     data = dataclasses.replace(data, versions=check_versions(data.versions, verify=config.data_version.verify))
@@ -71,15 +72,28 @@ def _check_accumulation(num_pieces: int, state: TrainState) -> None:
         )
 
 
-def _check(config: Config, data: Data, metrics: list[Metric]) -> None:
-    """What can only be checked once the data is known."""
-    names = [metric.name for metric in metrics]
-    stopping = config.training.early_stopping
-    if stopping.monitor not in names:
+def _check_metrics(metrics: Mapping[str, Any], *, monitor: str) -> None:
+    names = [name for name, metric in metrics.items() if getattr(metric, "result", "scalar") == "scalar"]
+    if monitor not in names:
         raise ConfigError(
-            f"{stopping.monitor!r} is not measured; expected one of {names}; add it to evaluation.metrics",
+            f"{monitor!r} is not measured as a number; expected one of {names}; add it to evaluation.metrics",
             path="training.early_stopping.monitor",
         )
+    for name, metric in metrics.items():
+        if getattr(metric, "target", "class") != "class":
+            raise ConfigError(
+                f"{name!r} takes several labels an image, and the data give one class; expected metrics of one class; "
+                "leave it out",
+                path="evaluation.metrics",
+            )
+
+
+def _check(config: Config, data: Data, metrics: Mapping[str, Any]) -> None:
+    """What can only be checked once the data is known."""
+    stopping = config.training.early_stopping
+    _check_metrics(metrics, monitor=stopping.monitor)
+    if config.schedule.name == "plateau" and "loss" not in metrics:
+        raise ConfigError("the plateau schedule watches 'loss'; add it to evaluation.metrics", path="schedule")
     listens = stopping.patience is not None or config.schedule.name == "plateau"
     if listens and "validation" not in data.splits:
         raise ConfigError(

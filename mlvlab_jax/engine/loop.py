@@ -28,12 +28,17 @@ from mlvlab_jax.types import RunInfo, Tracker, Tree
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a run ended: what ended it, the final state and progress, and what summary.json says."""
+    """How a run ended: what ended it, the final state and progress, and what summary.json says.
+
+    best: the state the summary calls so, at that step; None of an interrupted run.
+    """
 
     ended: Literal["finished", "stopped early", "interrupted"]
     state: TrainState
     progress: Progress
     summary: dict[str, Any]
+    experiment: Experiment
+    best: TrainState | None
 
 
 def run(
@@ -73,7 +78,7 @@ def run(
         finally:
             tracker.finish()
     write_end(workdir, summary)
-    return RunResult(ended, trainer.state, trainer.progress, summary)
+    return RunResult(ended, trainer.state, trainer.progress, summary, experiment, trainer.best)
 
 
 class Trainer:
@@ -97,6 +102,7 @@ class Trainer:
         self._late = LateMetrics()
         self._rate = Rate()
         self.state = experiment.state
+        self.best: TrainState | None = None
         self.progress = Progress()
         if store.steps():
             with clock.phase("checkpoint"):
@@ -148,12 +154,12 @@ class Trainer:
         with self._clock.phase("checkpoint"):
             self._store.wait()
             best_step = self._store.resolve("best")
-            best, tree = self._store.restore(best_step, self._experiment.state, self._experiment.layout)
+            self.best, tree = self._store.restore(best_step, self._experiment.state, self._experiment.layout)
         splits, tested = self._experiment.data.splits, {}
         if "test" in splits:
             with self._clock.phase("evaluate"):
-                measured = self._experiment.evaluator(best.evaluated, splits["test"], on_bad=self._quarantine.add)
-            tested = {f"test/{name}": value for name, value in measured.items()}
+                measured = self._experiment.evaluator(self.best.evaluated, splits["test"], on_bad=self._quarantine.add)
+            tested = {f"test/{name}": value for name, value in measured.scalars.items()}
             self._tracker.scalars(best_step, tested)
         return self._summarise(ended, best={"step": best_step} | _measured(tree["metrics"]) | tested)
 
@@ -197,11 +203,11 @@ class Trainer:
             return False
         with self._clock.phase("evaluate"):
             measured = self._experiment.evaluator(self.state.evaluated, split, on_bad=self._quarantine.add)
-            self._observe_plateau(measured)
+            self._observe_plateau(measured.scalars)
             step, rules = self.progress.step, self._config.training.early_stopping
-            stopping = self.progress.stopping.observe(step, measured[rules.monitor], rules)
+            stopping = self.progress.stopping.observe(step, measured.scalars[rules.monitor], rules)
             self.progress = dataclasses.replace(self.progress, stopping=stopping)
-            self._report(step, {f"validation/{name}": value for name, value in measured.items()})
+            self._report(step, {f"validation/{name}": value for name, value in measured.scalars.items()})
             if self._config.tracking.param_histograms:
                 params = jax.device_get(self.state.variables.params)
                 self._tracker.histograms(step, {f"params/{name}": leaf for name, leaf in named_leaves(params)})

@@ -1,24 +1,20 @@
-"""Every registered metric equals numpy on the whole set, whatever the split into batches, and honours the mask."""
+"""Every registered metric: the same number for any split into batches, under any mesh, from numpy as from jax."""
 
+import clu.metrics
+import jax
 import numpy as np
 import pytest
-from scipy.special import log_softmax
 
 from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.config.schema import MeshConfig
+from mlvlab_jax.engine.mesh import batch_sharding, make_mesh, replicated
+from mlvlab_jax.metrics.base import compute_results, merge_batch
 from mlvlab_jax.plugins import METRICS, Spec
 
 RNG = np.random.default_rng(0)
-LOGITS = RNG.normal(size=(40, 6)).astype(np.float32)
-LABELS = RNG.integers(0, 6, 40).astype(np.int32)
-
-
-def reference(name, logits, labels):
-    order = np.argsort(-logits, axis=1)
-    if name == "loss":
-        return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()
-    if name == "accuracy":
-        return (order[:, 0] == labels).mean()
-    return (order[:, : int(name[4:])] == labels[:, None]).any(axis=1).mean()
+LOGITS = RNG.normal(size=(40, 6)).round(1).astype(np.float32)  # rounded, so that scores are tied
+LABELS = {"class": RNG.integers(0, 5, 40).astype(np.int32), "labels": RNG.integers(0, 2, (40, 6)).astype(np.int32)}
+ALL = np.ones(40, np.float32)
 
 
 @pytest.fixture(params=METRICS.names())
@@ -27,23 +23,54 @@ def metric(request):
     return METRICS.build(Spec(request.param, params_from(entry.params, entry.example)))
 
 
-@pytest.mark.parametrize("cuts", [[40], [13, 40], [1, 2, 39, 40]])
-def test_any_split_into_batches_equals_numpy_on_all(metric, cuts):
-    total = np.zeros(2)
+def measure(metric, cuts, mask=ALL, step=None):
+    """Results over batches that end at `cuts`."""
+    step, merged, labels = step or metric.from_model_output, {}, LABELS[metric.target]
     for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
-        ones = np.ones(end - start, np.float32)
-        total += np.array([float(x) for x in metric.update(LOGITS[start:end], LABELS[start:end], ones)])
-    np.testing.assert_allclose(total[0] / total[1], reference(metric.name, LOGITS, LABELS), rtol=1e-6)
+        batch = step(logits=LOGITS[start:end], labels=labels[start:end], mask=mask[start:end])
+        merged = merge_batch(merged, {metric.name: batch})
+    return compute_results(merged)
+
+
+def assert_equal(measured, expected, rtol=1e-6):
+    assert measured.scalars.keys() == expected.scalars.keys()
+    assert measured.arrays.keys() == expected.arrays.keys()
+    for kind in (0, 1):
+        for name, value in expected[kind].items():
+            np.testing.assert_allclose(measured[kind][name], value, rtol=rtol, atol=1e-7)
+
+
+def test_the_type_is_clus_and_says_what_it_gives(metric):
+    assert issubclass(metric, clu.metrics.Metric)
+    found = measure(metric, [40])
+    assert metric.name in (found.scalars if metric.result == "scalar" else found.arrays)
+    assert all(0 <= value < 10 for value in found.scalars.values())
+
+
+@pytest.mark.parametrize("cuts", [[13, 40], [1, 2, 39, 40]])
+def test_any_split_into_batches_gives_the_number_of_the_whole(metric, cuts):
+    assert_equal(measure(metric, cuts), measure(metric, [40]))
 
 
 def test_masked_examples_do_not_count(metric):
     mask = (np.arange(40) % 3 > 0).astype(np.float32)
-    value, count = metric.update(LOGITS, LABELS, mask)
     kept = mask == 1
-    np.testing.assert_allclose(value / count, reference(metric.name, LOGITS[kept], LABELS[kept]), rtol=1e-6)
+    subset = metric.from_model_output(logits=LOGITS[kept], labels=LABELS[metric.target][kept])
+    assert_equal(measure(metric, [20, 40], mask), compute_results({metric.name: subset}))
 
 
-def test_equal_logits_are_no_right_guess_for_top_k():
-    metric = METRICS.build(Spec("top_k", params_from(METRICS.entry("top_k").params, {"k": 2})))
-    value, _ = metric.update(np.zeros((1, 6), np.float32), np.zeros(1, np.int32), np.ones(1, np.float32))
-    assert value == 0
+def test_merge_is_associative_and_empty_is_neutral(metric):
+    labels = LABELS[metric.target]
+    a, b, c = (metric.from_model_output(logits=LOGITS[r], labels=labels[r]) for r in np.split(np.arange(40), [7, 30]))
+    expected = compute_results({metric.name: metric.empty().merge(a).merge(b).merge(c)})
+    assert_equal(compute_results({metric.name: a.merge(b.merge(c)).merge(metric.empty())}), expected)
+    assert np.isnan(metric.empty().compute())
+
+
+@pytest.mark.parametrize("shape", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_a_mesh_gives_the_number_of_numpy(metric, shape):
+    mesh = make_mesh(MeshConfig(**shape))
+    step = jax.jit(lambda batch: metric.from_model_output(**batch), out_shardings=replicated(mesh))
+    mask = (np.arange(40) % 7 > 0).astype(np.float32)
+    on_mesh = measure(metric, [40], mask, lambda **batch: step(jax.device_put(batch, batch_sharding(mesh))))
+    assert_equal(on_mesh, measure(metric, [40], mask), rtol=1e-5)

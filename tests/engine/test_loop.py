@@ -108,7 +108,7 @@ def test_best_and_last_are_kept_and_the_test_is_of_the_best(tmp_path, tracker):
     experiment = make_experiment(config)
     with CheckpointStore(tmp_path / "checkpoints", config.checkpoint, mode="max") as store:
         state, _ = store.restore(best_step, experiment.state, experiment.layout)
-    tested = experiment.evaluator(state.evaluated, experiment.data.splits["test"], on_bad=refuse_bad)
+    tested = experiment.evaluator(state.evaluated, experiment.data.splits["test"], on_bad=refuse_bad).scalars
     assert result.summary["best"]["test/accuracy"] == tested["accuracy"]
 
 
@@ -122,7 +122,7 @@ def test_evaluation_equals_numpy_on_all_examples(tmp_path):
     logits, _ = experiment.model.apply(variables, jnp.asarray((image / 255.0 - 0.5) / 0.5), jax.random.key(0), False)
     logits = np.asarray(logits, np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    measured = experiment.evaluator(variables, split, on_bad=refuse_bad)
+    measured = experiment.evaluator(variables, split, on_bad=refuse_bad).scalars
     np.testing.assert_allclose(measured["loss"], -log_p[np.arange(20), label].mean(), rtol=1e-5)
     assert measured["accuracy"] == pytest.approx((logits.argmax(1) == label).mean(), abs=1e-9)
 

@@ -1,4 +1,4 @@
-"""A table of images: one line an image in CSV or JSON lines, with its path, label and split."""
+"""A table of images: one line an image in CSV or JSON lines, with its path, label and split, and columns of its own."""
 
 import csv
 import itertools
@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
+from mlvlab_jax.data.columns import MAX_COLUMNS, Column, ColumnReader
 from mlvlab_jax.data.records import FileRecords
 from mlvlab_jax.data.source import OpenedData, compute_index_digest
 from mlvlab_jax.data.sources.image_folder import SPLIT_FOLDERS
@@ -56,8 +57,10 @@ def open_manifest(params: ManifestParams) -> OpenedData:
     table = Path(params.path).expanduser()
     root = Path(params.root).expanduser() if params.root else table.parent
     rows = _Rows()
+    own = {params.path_column, params.label_column, params.split_column, params.weight_column, None}
     for line, row in _read_rows(table):
-        rows.add(*_parse_row(row, params, place=f"{table}:{line}"), line=line)
+        extra = {name: value for name, value in row.items() if name not in own}
+        rows.add(*_parse_row(row, params, place=f"{table}:{line}"), extra, line=line)
     if not rows.paths:
         raise DataError(
             f"{table}: no rows; expected a line of column names and a line an image, or a JSON object a line"
@@ -78,7 +81,8 @@ def open_manifest(params: ManifestParams) -> OpenedData:
     )
     identity = {"origin": table.name, "index": compute_index_digest(listed)}
     weights = {split: np.asarray(values) for split, values in rows.weights.items() if set(values) != {1.0}}
-    return OpenedData(splits, class_names, identity, None, (table, root), weights)
+    columns = {split: rows.finish_columns(split) for split in splits}
+    return OpenedData(splits, class_names, identity, None, (table, root), weights, columns=columns)
 
 
 class _Rows:
@@ -91,8 +95,9 @@ class _Rows:
         self.labels: list[str] = []
         self.first_lines: list[int] = []
         self._code_of: dict[str, int] = {}
+        self._columns: dict[str, dict[str, ColumnReader]] = {}
 
-    def add(self, split: str, path: str, label: str, weight: float, *, line: int) -> None:
+    def add(self, split: str, path: str, label: str, weight: float, extra: dict[str, Any], *, line: int) -> None:
         """Takes the row in `line` of the table."""
         if label not in self._code_of:
             self._code_of[label] = len(self.labels)
@@ -101,6 +106,17 @@ class _Rows:
         self.paths.setdefault(split, []).append(path)
         self.codes.setdefault(split, array("l")).append(self._code_of[label])
         self.weights.setdefault(split, array("d")).append(weight)
+        columns = self._columns.setdefault(split, {})
+        for name in dict.fromkeys((*columns, *extra)):
+            if name not in columns and len(columns) < MAX_COLUMNS:
+                columns[name] = ColumnReader(num_empty=len(self.paths[split]) - 1)
+            if name in columns:
+                columns[name].add(extra.get(name))
+
+    def finish_columns(self, split: str) -> dict[str, Column]:
+        """The columns of a split, in alphabetical order, that hold something to sort examples by."""
+        finished = ((name, reader.finish()) for name, reader in sorted(self._columns[split].items()))
+        return {name: column for name, column in finished if column is not None}
 
 
 def _read_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
