@@ -2,6 +2,7 @@
 
 import base64
 import io
+import struct
 from html import escape
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mlvlab_jax.files import write_atomic
 
 #: Longest side of an embedded image, in pixels: twice what is shown, for screens of two dots a pixel.
 _EMBEDDED_PX, _SHOWN_PX = 192, 96
+_PNG_SIDES_AT = 16
 #: A browser that obeys it runs no script and asks nobody for anything, whatever the data puts into the page.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 #: Blue and orange stay apart for every kind of colour vision, in both modes.
@@ -56,16 +58,30 @@ def write_page(path: Path, page: str) -> None:
 
 
 def render_image(pixels: np.ndarray, *, alt: str = "") -> str:
-    """An <img> with the pixels in its address; large images are reduced, small ones keep sharp pixels.
+    """An <img> with the pixels in its address; a large image is reduced, a small one keeps sharp pixels.
+
+    Args:
+        pixels: As of `make_thumbnail`.
+        alt: What a screen reader says; nothing where a caption says it already.
+    """
+    return render_thumbnail(make_thumbnail(pixels), alt=alt)
+
+
+def make_thumbnail(pixels: np.ndarray) -> bytes:
+    """A PNG file of at most 192 x 192 pixels.
 
     Args:
         pixels: uint8 (h, w, c); one channel is grey, channels above three are left out.
-        alt: What a screen reader says; nothing where a caption says it already.
     """
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] < 3 else pixels[..., :3])
     image.thumbnail((_EMBEDDED_PX, _EMBEDDED_PX))
     file = io.BytesIO()
     image.save(file, "PNG")
-    kind = ' class="pixels"' if max(image.size) < _SHOWN_PX else ""
-    address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return f'<img alt="{escape(alt)}"{kind} src="{address}">'
+    return file.getvalue()
+
+
+def render_thumbnail(png: bytes, *, alt: str = "") -> str:
+    """An <img> with the bytes of a PNG file in its address; a small image keeps sharp pixels."""
+    sides = struct.unpack_from(">II", png, _PNG_SIDES_AT)
+    kind = ' class="pixels"' if max(sides) < _SHOWN_PX else ""
+    return f'<img alt="{escape(alt)}"{kind} src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -1,10 +1,10 @@
 """What was measured on a split: metrics, classes, slices, and the worst mistakes."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from mlvlab_jax.pages import render_thumbnail
 from mlvlab_jax.report.axis import format_percent
 from mlvlab_jax.report.run import Evaluation
 from mlvlab_jax.report.tables import Column, Interval, choose_floor, draw_interval, interval_column, render_table
@@ -82,10 +82,9 @@ def _render_mistake(mistake: Mapping[str, Any], evaluation: Evaluation) -> str:
     label, prediction = escape(names[mistake["label"]]), escape(names[mistake["prediction"]])
     picture, png = '<div class="none">no image kept</div>', evaluation.thumbnails.get(mistake["index"])
     if png is not None:
-        alt = f"an image of class {label}"
-        picture = f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        picture = render_thumbnail(png, alt=f"an image of class {names[mistake['label']]}")
     return (
-        f'<figure title="{name}">{picture}<figcaption><b>{label}</b> taken for <b class="orange">{prediction}</b>, '
+        f'<figure title="{name}">{picture}<figcaption><b>{label}</b> taken for <b class="orange">{prediction}</b><br>'
         f'{format_percent(mistake["confidence"])} sure<br><span class="id">{name}</span></figcaption></figure>'
     )
 

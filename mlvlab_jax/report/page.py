@@ -62,7 +62,7 @@ def _list_sections(run: Run) -> Iterator[tuple[str, str, str]]:
 def _list_measured(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
     content = evaluation.content
     split = escape(content["split"].capitalize())
-    of = f"{content['num_examples']:,} images, state of step {content['step']:,}"
+    of = f"{content['num_examples']:,} images, state of step {content['step']:,}, before temperature scaling"
     yield "metrics", f"{split} metrics", f'<p class="quiet">{of}</p>{render_metrics(content["metrics"])}'
     yield (
         "confusion",

@@ -41,11 +41,11 @@ svg rect.place { fill: var(--ink); opacity: 0 } svg rect.place:hover { opacity: 
 svg text.number { fill: var(--ink); font-size: 12px; text-anchor: middle }
 svg rect.frame { fill: none; stroke: var(--line) }
 .reliabilities { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 24rem)) }
-.reliabilities { gap: 1.2rem 2.5rem } svg line.ideal { stroke: var(--quiet); stroke-dasharray: 4 4 }
+.reliabilities { gap: 1.2rem 2.5rem; margin-top: .6rem } svg line.ideal { stroke: var(--quiet); stroke-dasharray: 4 4 }
 .bar { fill-opacity: .4 } .gap { fill-opacity: .6 } .pale { opacity: .4 } svg rect.count { fill: var(--quiet) }
 
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1.1rem 1rem }
-.mistakes img, .none { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; display: block }
+.mistakes img, .none { width: 96px; height: 96px; object-fit: contain; display: block }
 .mistakes img, .none { background: var(--soft); border: 1px solid var(--line); border-radius: 4px }
 .mistakes figcaption { margin-top: .3rem }
 .mistakes .none { display: grid; place-items: center; color: var(--quiet); font-size: .8rem }

@@ -7,6 +7,21 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+#: Of a page of a run with everything there is, in order.
+SECTIONS = [
+    "facts",
+    "curves",
+    "metrics",
+    "confusion",
+    "classes",
+    "calibration",
+    "slices",
+    "mistakes",
+    "configuration",
+    "versions",
+    "reproduce",
+]
+
 MANIFEST = {
     "config_hash": "b361bfa9b04fe2dc" * 4,
     "seed": 0,

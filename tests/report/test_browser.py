@@ -7,18 +7,21 @@ import subprocess
 import threading
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from mlvlab_jax import train
+from mlvlab_jax.data.open import open_data
+from mlvlab_jax.engine.folder import read_config
 from mlvlab_jax.report.page import write_report
 from tests.conftest import TINY, merge
-from tests.report.runs import make_evaluation, write_run
+from tests.report.runs import SECTIONS, make_evaluation, write_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} on PATH")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} on PATH")
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +73,40 @@ class Document(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
-def test_the_page_of_a_trained_run_opens(tmp_path, browse, capsys):
-    config = tmp_path / "tiny.yaml"
-    config.write_text(yaml.safe_dump(merge(TINY, {"mesh": {"data": -1}})))
-    assert train.main(["--config", str(config), "--workdir", str(tmp_path / "run")]) == 0
-    assert f"report:     {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().out
-    document = Document(browse(tmp_path / "run" / "report.html", "--dump-dom"))
-    sections = [each["id"] for each in document.all("section")]
-    assert [name for name in sections if name in ("facts", "curves", "configuration", "versions", "reproduce")] == [
-        "facts",
-        "curves",
-        "configuration",
-        "versions",
-        "reproduce",
-    ]
-    charts = [each["aria-label"] for each in document.all("svg")]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert f"validation ends at {100 * summary['last']['validation/accuracy']:.4g}" in next(
-        label for label in charts if label.startswith("Accuracy")
-    )
-    assert {label.split(" ")[0] for label in charts} >= {"Loss", "Accuracy", "Learning", "Throughput", "Input"}
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a run of a few seconds, that ends with its page."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = folder / "tiny.yaml"
+    config.write_text(yaml.safe_dump(merge(TINY, {"mesh": {"data": -1}, "training": {"num_epochs": 2}})))
+    assert train.main(["--config", str(config), "--workdir", str(folder / "run")]) == 0
+    return folder / "run"
 
 
+def test_the_mistakes_of_a_trained_run_are_kept_as_images(trained):
+    mistakes = json.loads((trained / "evaluation" / "test" / "evaluation.json").read_text())["mistakes"]
+    config = read_config(trained)
+    source = open_data(config.data, config.pipeline, seed=config.seed).splits["test"].source
+    images = {int(path.stem): np.asarray(Image.open(path)) for path in trained.glob("evaluation/test/mistakes/*")}
+    assert sorted(images) == sorted(each["index"] for each in mistakes) != []
+    for index, image in images.items():
+        np.testing.assert_array_equal(image, source.fetch(np.array([index])).image[0, ..., 0])
+
+
+@needs_browser
+def test_the_page_of_a_trained_run_opens(trained, browse):
+    document = Document(browse(trained / "report.html", "--dump-dom"))
+    assert [each["id"] for each in document.all("section")] == SECTIONS
+    charts = [each.get("aria-label", "") for each in document.all("svg")]
+    summary = json.loads((trained / "summary.json").read_text())
+    accuracy = next(label for label in charts if label.startswith("Accuracy"))
+    assert f"validation ends at {100 * summary['last']['validation/accuracy']:.4g}" in accuracy
+    assert {label.split(" ")[0] for label in charts} >= {"Loss", "Learning", "Throughput", "Input", "Confusion"}
+    evaluation = json.loads((trained / "evaluation" / "test" / "evaluation.json").read_text())
+    assert len(document.all("img")) == len(evaluation["mistakes"])
+
+
+@needs_browser
 def test_hostile_names_ask_for_nothing_and_run_nothing(tmp_path, browse, requests):
     address, asked = requests
     control = tmp_path / "control.html"
@@ -110,6 +125,7 @@ def test_hostile_names_ask_for_nothing_and_run_nothing(tmp_path, browse, request
     assert all(source.startswith("data:image/png;base64,") for source in images)
 
 
+@needs_browser
 def test_the_policy_stops_what_escaping_would_miss(tmp_path, browse, requests):
     address, asked = requests
     path = write_report(write_run(tmp_path / "run"))
@@ -120,6 +136,7 @@ def test_the_policy_stops_what_escaping_would_miss(tmp_path, browse, requests):
     assert "id" not in document.all("body")[0]
 
 
+@needs_browser
 @pytest.mark.parametrize(("mode", "paper"), [("light", (255, 255, 255)), ("dark", (20, 24, 30))])
 def test_it_is_drawn_light_and_dark(tmp_path, browse, mode, paper):
     path = write_report(write_run(tmp_path / "run"))

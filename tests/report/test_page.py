@@ -10,21 +10,7 @@ from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.report.confusion import draw_confusion
 from mlvlab_jax.report.page import render_report, write_report
 from mlvlab_jax.report.run import read_run
-from tests.report.runs import MANIFEST, make_evaluation, make_records, write_run
-
-SECTIONS = [
-    "facts",
-    "curves",
-    "metrics",
-    "confusion",
-    "classes",
-    "calibration",
-    "slices",
-    "mistakes",
-    "configuration",
-    "versions",
-    "reproduce",
-]
+from tests.report.runs import MANIFEST, SECTIONS, make_evaluation, make_records, write_run
 
 
 def sections_of(page):
@@ -177,7 +163,7 @@ def test_mistakes_show_their_images_or_say_there_is_none(tmp_path):
     mistakes = make_evaluation("0123456789")["mistakes"]
     assert page.count("data:image/png;base64,") == len(mistakes) > 5
     first = mistakes[0]
-    assert f"{first['label']} taken for {first['prediction']} , {100 * first['confidence']:.1f}" in text_of(page)
+    assert f"{first['label']} taken for {first['prediction']} {100 * first['confidence']:.1f}" in text_of(page)
     page = section(render_report(read_run(write_run(tmp_path / "b", thumbnails=False))), "mistakes")
     assert page.count("no image kept") == len(mistakes)
 
