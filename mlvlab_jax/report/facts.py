@@ -72,7 +72,7 @@ def render_facts(run: Run) -> str:
         "Configuration": _render_hash(manifest["config_hash"]),
         "Code": _render_code(session),
         "Devices": escape(_describe_devices(session)),
-        "Seed": str(manifest["seed"]),
+        "Seed": escape(str(manifest["seed"])),
         "Started": f"{_render_time_of_day(manifest['sessions'][0]['started'])}{resumed}",
     }
     listed = "".join(f"<div><dt>{term}<dd>{text}</div>" for term, text in facts.items())

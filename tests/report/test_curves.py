@@ -27,16 +27,26 @@ def lines_of(svg):
     return [path for path in svg.iter("path") if "line" in path.get("class")]
 
 
+def read_ticks(svg):
+    """Height of each tick of the vertical axis."""
+    ticks = [text for text in svg.iter("text") if text.get("text-anchor") == "end" and text.text]
+    return {float(text.text): float(text.get("y")) - 4 for text in ticks}
+
+
+def test_the_ticks_fill_the_plot_also_where_it_does_not_begin_at_zero():
+    svg = parse(draw_curves(ACCURACY, {"train/accuracy": series([1, 2, 3], [0.55, 0.7, 0.88])}, best_step=None))
+    ticks = read_ticks(svg)
+    assert sorted(ticks) == [50, 60, 70, 80, 90]
+    assert (ticks[50], ticks[90]) == (178, 18)
+    assert points(lines_of(svg)[0])[1][1] == ticks[70]
+
+
 def test_points_stand_where_the_axes_say():
     curves = {"train/loss": series([10, 50, 100], [2.0, 1.0, 0.5])}
     svg = parse(draw_curves(LOSS, curves, best_step=None))
     (line,) = lines_of(svg)
     drawn = points(line)
-    ticks = {
-        float(text.text): float(text.get("y")) - 4
-        for text in svg.iter("text")
-        if text.get("text-anchor") == "end" and text.text
-    }
+    ticks = read_ticks(svg)
     assert drawn[0][1] == ticks[2.0]
     assert drawn[1][1] == ticks[1.0]
     assert drawn[2][1] == ticks[0.5]
@@ -73,7 +83,7 @@ def test_the_pointer_is_told_both_values():
 
 def test_accuracy_never_has_a_tick_above_100():
     svg = parse(draw_curves(ACCURACY, {"train/accuracy": series([1, 2, 3], [1, 1, 1])}, best_step=None))
-    ticks = [float(text.text) for text in svg.iter("text") if text.get("text-anchor") == "end" and text.text]
+    ticks = read_ticks(svg)
     assert max(ticks) == 100
     assert min(ticks) < 100
 

@@ -51,7 +51,7 @@ def test_key_facts_and_the_share_of_phases(tmp_path):
     facts = text_of(section(render_report(read_run(write_run(tmp_path))), "facts"))
     assert "cnn, 260,682 parameters" in facts
     assert "120 steps, finished; best at step 119" in facts
-    assert "2 x H100" in facts
+    assert "2 x H100, x86_64" in facts
     assert "with uncommitted changes" in facts
     assert "training 6.0 s (60 %)" in facts
     assert "goodput 60 %" in facts
@@ -174,14 +174,19 @@ HOSTILE = '<img src=x onerror="alert(1)">&"\'\ud800</title>'
 def test_hostile_names_stay_text(tmp_path):
     names = [HOSTILE + str(k) for k in range(12)]
     session = {**MANIFEST["sessions"][0], "command": ["mlvlab", "train", HOSTILE], "devices": [f"gpu:0 {HOSTILE}"]}
-    session["versions"] = {"mlvlab_jax": HOSTILE, "jax": HOSTILE}
-    manifest = {**MANIFEST, "sessions": [session], "data": {"origin": HOSTILE, "test": HOSTILE}}
+    session |= dict.fromkeys(("started", "python", "machine"), HOSTILE)
+    session |= {"versions": {"mlvlab_jax": HOSTILE, "jax": HOSTILE}, "git": {"commit": HOSTILE, "dirty": True}}
+    manifest = {**MANIFEST, "sessions": [session], "data": {"origin": HOSTILE, HOSTILE: HOSTILE}}
+    manifest["data_version"] = [{"path": HOSTILE, "md5": HOSTILE, "revision": HOSTILE, "dirty": True}]
+    manifest["config_hash"] = manifest["seed"] = HOSTILE
     folder = write_run(tmp_path / "<b>run", class_names=names, manifest=manifest, thumbnails=False)
     path = folder / "evaluation" / "test" / "evaluation.json"
     content = json.loads(path.read_text())
     content["slices"] = {HOSTILE: [{**content["slices"]["brightness"][0], "value": HOSTILE}]}
     content["metrics"] = {HOSTILE: {**content["metrics"]["accuracy"], "method": HOSTILE}, **content["metrics"]}
     content["mistakes"] = [{**each, "id": HOSTILE} for each in content["mistakes"]]
+    content |= {"split": HOSTILE}
+    content["calibration"]["fitted_on"] = HOSTILE
     path.write_text(json.dumps(content))
     (folder / "config.yaml").write_text(f"model: {{name: {json.dumps(HOSTILE)}}}\n")
     page = write_report(folder).read_text()
