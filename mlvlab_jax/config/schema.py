@@ -105,7 +105,7 @@ class TrainingConfig:
     """Examples in one update, over all devices."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate; the schedule multiplies it by a factor in [0, 1]."""
-    num_epochs: Annotated[float, Field(gt=0)] = 10
+    num_epochs: Annotated[float, Field(gt=0)] = 10.0
     """Passes over the training split; a fraction is allowed."""
     early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
     """When to stop before the last epoch."""
@@ -125,7 +125,7 @@ class TrainingConfig:
 class EvaluationConfig:
     """Measuring on validation and test data: every example exactly once."""
 
-    every_epochs: Annotated[float, Field(gt=0)] = 1
+    every_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Epochs between evaluations on the validation split."""
     batch_size: Positive = Field(default=512, json_schema_extra=OPERATIONAL)
     """Examples in one evaluation batch, over all devices."""

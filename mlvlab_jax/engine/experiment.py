@@ -93,7 +93,7 @@ def _check(config: Config, data: Data, metrics: Mapping[str, Any]) -> None:
     stopping = config.training.early_stopping
     _check_metrics(metrics, monitor=stopping.monitor)
     if config.schedule.name == "plateau" and "loss" not in metrics:
-        raise ConfigError("the plateau schedule watches 'loss'; add it to evaluation.metrics", path="schedule")
+        raise ConfigError("the plateau schedule watches 'loss'; add it", path="evaluation.metrics")
     listens = stopping.patience is not None or config.schedule.name == "plateau"
     if listens and "validation" not in data.splits:
         raise ConfigError(

@@ -22,6 +22,8 @@ from mlvlab_jax.engine.progress import LateMetrics, Progress, Window
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import augment_batch, compile_train_step, make_train_step
 from mlvlab_jax.engine.telemetry import PhaseClock, Rate
+from mlvlab_jax.metrics.base import Measured
+from mlvlab_jax.metrics.confusion import render_confusion
 from mlvlab_jax.trees import count_elements, named_leaves
 from mlvlab_jax.types import RunInfo, Tracker, Tree
 
@@ -159,8 +161,7 @@ class Trainer:
         if "test" in splits:
             with self._clock.phase("evaluate"):
                 measured = self._experiment.evaluator(self.best.evaluated, splits["test"], on_bad=self._quarantine.add)
-            tested = {f"test/{name}": value for name, value in measured.scalars.items()}
-            self._tracker.scalars(best_step, tested)
+            tested = self._report_split(best_step, "test", measured)
         return self._summarise(ended, best={"step": best_step} | _measured(tree["metrics"]) | tested)
 
     def _batches(self) -> Iterator[Tree]:
@@ -207,7 +208,7 @@ class Trainer:
             step, rules = self.progress.step, self._config.training.early_stopping
             stopping = self.progress.stopping.observe(step, measured.scalars[rules.monitor], rules)
             self.progress = dataclasses.replace(self.progress, stopping=stopping)
-            self._report(step, {f"validation/{name}": value for name, value in measured.scalars.items()})
+            self._report_split(step, "validation", measured)
             if self._config.tracking.param_histograms:
                 params = jax.device_get(self.state.variables.params)
                 self._tracker.histograms(step, {f"params/{name}": leaf for name, leaf in named_leaves(params)})
@@ -239,6 +240,15 @@ class Trainer:
     def _report(self, step: int, values: dict[str, float]) -> None:
         self.progress = dataclasses.replace(self.progress, metrics=self.progress.metrics | _measured(values))
         self._tracker.scalars(step, values)
+
+    def _report_split(self, step: int, split: str, measured: Measured) -> dict[str, float]:
+        """Reports an evaluation, and the confusion matrix as an image; gives the numbers as SPLIT/NAME."""
+        values = {f"{split}/{name}": value for name, value in measured.scalars.items()}
+        self._report(step, values)
+        if "confusion_matrix" in measured.arrays:
+            image = render_confusion(measured.arrays["confusion_matrix"])
+            self._tracker.images(step, {f"{split}/confusion_matrix": image})
+        return values
 
     def _show_first_batch(self, batch: Tree) -> None:
         """Hands the tracker 16 images as the network will see them, before normalisation."""

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from mlvlab_jax.engine.step import SCALARS
-from mlvlab_jax.engine.stopping import EarlyStopping
 from mlvlab_jax.errors import NonFiniteError
+from mlvlab_jax.metrics.stopping import EarlyStopping
 
 
 @dataclasses.dataclass(frozen=True)

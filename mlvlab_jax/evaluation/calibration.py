@@ -111,8 +111,8 @@ def sum_bins(gap: np.ndarray, bins: np.ndarray) -> np.ndarray:
 def sum_equal_mass(weights: np.ndarray, gap: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Calibration error over bins of equally many examples, times n.
 
-    The bins of n examples in order of confidence end at n/15, 2n/15, ... rounded down; an example that counts more
-    than once may be in two.
+    The sizes of the bins differ by at most one; an example that counts more than once may be in two, and examples of
+    one confidence share their gaps evenly.
 
     Args:
         weights: How often each example counts, whole numbers that add up to n; float64 (r, n).
@@ -126,14 +126,15 @@ def sum_equal_mass(weights: np.ndarray, gap: np.ndarray, confidence: np.ndarray)
         K. Nguyen, B. O'Connor, "Posterior calibration and exploratory analysis for natural language processing models",
         EMNLP 2015.
     """
-    order = np.argsort(confidence, kind="stable")
-    num_all, weights = len(order), weights[:, order]
-    gap = np.broadcast_to(gap[..., order], weights.shape)
-    ends = np.arange(1, NUM_BINS + 1) * num_all // NUM_BINS
-    counted, summed = weights.cumsum(1), (weights * gap).cumsum(1)
+    levels, place = np.unique(confidence, return_inverse=True)
+    count = sum_groups(weights, place, len(levels))
+    total = sum_groups(weights * gap, place, len(levels))
+    smaller, num_larger = divmod(len(confidence), NUM_BINS)
+    ends = np.cumsum(np.where(np.arange(NUM_BINS) < num_larger, smaller + 1, smaller))
+    counted, summed = count.cumsum(1), total.cumsum(1)
     at = np.stack([np.searchsorted(row, ends) for row in counted])
-    beyond = np.take_along_axis(counted, at, 1) - ends
-    upto = np.take_along_axis(summed, at, 1) - beyond * np.take_along_axis(gap, at, 1)
+    beyond = (np.take_along_axis(counted, at, 1) - ends) / np.maximum(np.take_along_axis(count, at, 1), 1)
+    upto = np.take_along_axis(summed, at, 1) - beyond * np.take_along_axis(total, at, 1)
     return np.abs(np.diff(upto, axis=1, prepend=0)).sum(1)
 
 
@@ -146,14 +147,18 @@ def sum_groups(weights: np.ndarray, group: np.ndarray, num_groups: int) -> np.nd
     return sums
 
 
-def fit_temperature(predictions: Predictions) -> float:
+def fit_temperature(predictions: Predictions) -> float | None:
     """The number by which to divide logits so that the NLL of `predictions` is least, between 1/148 and 148.
+
+    None where every prediction is right: the smaller the temperature, the better, without end.
 
     References:
         C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017.
     """
     from scipy.optimize import minimize_scalar
 
+    if predictions.correct.all():
+        return None
     logits = predictions.logits.astype(np.float64)
     logits = logits - logits[np.arange(len(logits)), predictions.label][:, None]
 

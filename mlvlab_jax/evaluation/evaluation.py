@@ -35,7 +35,8 @@ class Evaluation:
     """A checkpoint on a split.
 
     checkpoint: what was asked for, "best", "last" or a step. temperature: fitted on the validation split; None, as
-    `after`, where there is none or it is what was evaluated. images: uint8 (h, w, c), the mistakes' by their index.
+    `after`, where there is none, where it shows no mistakes, or where it is what was evaluated.
+    images: uint8 (h, w, c), the mistakes' by their index.
     """
 
     predictions: Predictions

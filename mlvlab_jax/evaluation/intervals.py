@@ -57,8 +57,10 @@ def estimate_share(right: np.ndarray) -> Estimate:
     return Estimate(float(right.mean()), float(low), float(high), "wilson")
 
 
-def resample(measures: Mapping[str, Measure], num_examples: int) -> dict[str, np.ndarray]:
-    """Each measure of `NUM_RESAMPLES` resamples of the examples with replacement, the same for all: float64 (r).
+def resample(
+    measures: Mapping[str, Measure], num_examples: int, *, num_resamples: int = NUM_RESAMPLES
+) -> dict[str, np.ndarray]:
+    """Each measure of resamples of the examples with replacement, the same for all: float64 (num_resamples).
 
     References:
         B. Efron, "Bootstrap methods: another look at the jackknife", 1979.
@@ -66,8 +68,8 @@ def resample(measures: Mapping[str, Measure], num_examples: int) -> dict[str, np
     rng = np.random.default_rng(_SEED)
     rows = max(1, _MAX_ELEMENTS // num_examples)
     values: dict[str, list[np.ndarray]] = {name: [] for name in measures}
-    for start in range(0, NUM_RESAMPLES, rows):
-        drawn = rng.integers(0, num_examples, (min(rows, NUM_RESAMPLES - start), num_examples))
+    for start in range(0, num_resamples, rows):
+        drawn = rng.integers(0, num_examples, (min(rows, num_resamples - start), num_examples))
         weights = np.stack([np.bincount(row, minlength=num_examples) for row in drawn]).astype(np.float64)
         for name, measure in measures.items():
             values[name].append(measure(weights))

@@ -28,6 +28,8 @@ from mlvlab_jax.plugins import Spec
 
 #: Scores beyond which the area under the ROC curve, which sorts every class by itself, and plugins are left out.
 _MAX_ROC_SCORES = 2_000_000
+#: Resamples of a plugin, which cannot be vectorised.
+_NUM_PLUGIN = 200
 _TOP = 5
 
 
@@ -40,11 +42,14 @@ def estimate_metrics(predictions: Predictions, more: Mapping[str, Measure]) -> d
     estimates = {"accuracy": estimate_share(predictions.correct)}
     if predictions.logits.shape[1] > _TOP:
         estimates[f"top_{_TOP}"] = estimate_share(compute_rank(predictions) <= _TOP)
-    measures = {n: m for n, m in {**more, **make_measures(predictions)}.items() if n not in estimates}
+    measures = make_measures(predictions)
+    more = {name: measure for name, measure in more.items() if name not in estimates.keys() | measures.keys()}
     resamples = resample(measures, len(predictions))
+    if more:
+        resamples |= resample(more, len(predictions), num_resamples=_NUM_PLUGIN)
     once = np.ones((1, len(predictions)))
     calibrated = draw_calibrated(predictions, num_draws=NUM_RESAMPLES)
-    for name, measure in measures.items():
+    for name, measure in {**measures, **more}.items():
         value = float(measure(once)[0])
         if name in calibrated:
             estimates[name] = estimate_error(value, resamples[name], calibrated[name])
@@ -63,7 +68,7 @@ def make_measures(predictions: Predictions) -> dict[str, Measure]:
     """Everything measured of `predictions`, by name.
 
     loss (mean NLL in nats), brier, precision, recall and f1 (means over classes), ece and adaptive_ece, and, of up to
-    two million scores, auroc (mean over classes, one against the rest).
+    two million scores and two classes at least, auroc (mean over classes, one against the rest).
     """
     measures = {"loss": measure_mean(predictions.nll), "brier": measure_mean(compute_brier(predictions))}
     for name in ("precision", "recall", "f1"):
@@ -72,7 +77,7 @@ def make_measures(predictions: Predictions) -> dict[str, Measure]:
     num_all, confidence = len(predictions), predictions.confidence
     measures["ece"] = lambda weights: sum_bins(weights * gap, bins) / num_all
     measures["adaptive_ece"] = lambda weights: sum_equal_mass(weights, gap, confidence) / num_all
-    if predictions.logits.size <= _MAX_ROC_SCORES:
+    if predictions.logits.size <= _MAX_ROC_SCORES and len(np.unique(predictions.label)) > 1:
         measures["auroc"] = measure_auroc(predictions)
     return measures
 
@@ -80,7 +85,7 @@ def make_measures(predictions: Predictions) -> dict[str, Measure]:
 def make_plugin_measures(specs: Iterable[Spec], predictions: Predictions) -> dict[str, Measure]:
     """The metrics that `specs` name, of one number each and of one label an image, by the names of their results.
 
-    They are computed anew for every resample, and left out, as auroc is, of more than two million scores.
+    They are computed anew for every of 200 resamples, and left out, as auroc is, of more than two million scores.
     """
     if predictions.logits.size > _MAX_ROC_SCORES:
         return {}
@@ -133,7 +138,7 @@ def measure_macro(predictions: Predictions, name: str) -> Measure:
 def measure_auroc(predictions: Predictions) -> Measure:
     """Mean over classes of the area under the ROC curve of its probability against all others; ties count half.
 
-    A class without or with nothing but examples of it is left out; 0.5 where there is no other.
+    A class without examples is left out; 0.5 for a resample of one class alone.
 
     References:
         J. A. Hanley, B. J. McNeil, "The meaning and use of the area under a receiver operating characteristic (ROC)

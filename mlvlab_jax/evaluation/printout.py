@@ -49,7 +49,9 @@ def _print_calibration(calibration: Mapping[str, Any], console: Console) -> None
     before, after = calibration["before"], calibration["after"]
     if after is None:
         console.print(
-            "\ncalibration: no temperature; it is fitted on a validation split, and never on the one that is measured"
+            "\ncalibration: no temperature; it is fitted on a validation split that shows mistakes, never on the one "
+            "that is measured",
+            soft_wrap=True,
         )
         return
     table = Table("calibration", _right("as it is"), _right("calibrated"), box=None)

@@ -1,6 +1,7 @@
 """Accuracy on parts of a split: by a column of its table, and by how bright the images are."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -59,7 +60,7 @@ def slice_accuracy(
     for name, column in columns.items():
         if column.codes is not None and (column.numbers is None or len(np.unique(column.codes)) <= MAX_VALUES):
             found = _slice(correct, column.codes, [value or "(empty)" for value in column.values])
-            tables[name] = sorted(found, key=lambda row: row.value)
+            tables[name] = sorted(found, key=_place)
         elif column.numbers is not None:
             tables[name] = _slice(correct, *bin_quantiles(column.numbers))
     return tables | {BRIGHTNESS: _slice(correct, *bin_quantiles(brightness))}
@@ -89,6 +90,14 @@ def bin_quantiles(numbers: np.ndarray) -> tuple[np.ndarray, list[str]]:
             names.append(f"{inside.min():.4g} to {inside.max():.4g}")
     bins[~known] = len(names)
     return bins, [*names, "(empty)"]
+
+
+def _place(row: Slice) -> tuple[float, str]:
+    """Sort key: numbers by size, then texts by letter."""
+    try:
+        return float(row.value), ""
+    except ValueError:
+        return math.inf, row.value
 
 
 def _slice(correct: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> list[Slice]:

@@ -20,14 +20,17 @@ def average_classes(values: np.ndarray, support: np.ndarray, *, average: Average
     Args:
         values: (k), nan for a class without a value: it is left out.
         support: Examples of each class (k).
-        average: macro: each class alike; weighted: by its support; none: the values themselves.
+        average: macro: each class alike; weighted: by its support, alike where there is none; none: the values.
 
     Returns:
-        A float, nan where no class has a value (or, weighted, none of those has support); float64 (k) for none.
+        A float, nan where no class has a value; float64 (k) for none.
     """
     if average == "none":
         return values
-    weights = np.isfinite(values) * (support if average == "weighted" else np.ones_like(values))
+    there = np.isfinite(values)
+    weights = there * (support if average == "weighted" else 1)
+    if not weights.any():
+        weights = there
     return float(divide((np.nan_to_num(values) * weights).sum(), weights.sum(), zero_division=float("nan")))
 
 

@@ -191,3 +191,9 @@ def test_a_place_is_found_for_a_field_and_for_the_section_above(write):
     assert loaded.locate("model.params.widths").endswith("c.yaml:1")
     assert loaded.locate("seed") == "override 'seed=4'"
     assert loaded.locate("mesh") == ""
+
+
+def test_a_configuration_read_back_has_the_same_hash(tmp_path):
+    (tmp_path / "c.yaml").write_text("model: {name: cnn}\ntraining: {}\nevaluation: {}\n")
+    config = load_config([tmp_path / "c.yaml"], []).config
+    assert compute_hash(config_from_tree(yaml.safe_load(to_yaml(config)))) == compute_hash(config)

@@ -1,8 +1,7 @@
 import math
 
 from mlvlab_jax.config.schema import EarlyStoppingConfig
-from mlvlab_jax.engine.checkpoint import Rank
-from mlvlab_jax.engine.stopping import EarlyStopping
+from mlvlab_jax.metrics.stopping import EarlyStopping
 
 
 def follow(values, **config):
@@ -35,10 +34,3 @@ def test_not_a_number_never_improves_and_null_patience_never_stops():
     state, due = follow([math.nan, 1.0, math.nan] * 20)
     assert state.best == 1.0
     assert not any(due)
-
-
-def test_checkpoints_rank_by_value_then_the_earliest():
-    low, high, nan = ({"monitored": value, "step": 5} for value in (0.1, 0.9, math.nan))
-    assert Rank("max")(high) > Rank("max")(low) > Rank("max")(nan)
-    assert Rank("min")(low) > Rank("min")(high) > Rank("min")(nan)
-    assert Rank("min")({"monitored": 0.1, "step": 4}) > Rank("min")(low)
