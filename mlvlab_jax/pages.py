@@ -11,8 +11,8 @@ from PIL import Image
 
 from mlvlab_jax.files import write_atomic
 
-#: Longest side of an embedded image, in pixels: twice what is shown, for screens of two dots a pixel.
-_EMBEDDED_PX, _SHOWN_PX = 192, 96
+#: Longest side of an embedded image, and side of the box it is shown in, in pixels.
+_EMBEDDED_PX, _SHOWN_PX = 128, 96
 _PNG_SIDES_AT = 16
 #: A browser that obeys it runs no script and asks nobody for anything, whatever the data puts into the page.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -68,7 +68,7 @@ def render_image(pixels: np.ndarray, *, alt: str = "") -> str:
 
 
 def make_thumbnail(pixels: np.ndarray) -> bytes:
-    """A PNG file of at most 192 x 192 pixels.
+    """A PNG file of at most 128 x 128 pixels.
 
     Args:
         pixels: uint8 (h, w, c); one channel is grey, channels above three are left out.

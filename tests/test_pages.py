@@ -12,17 +12,17 @@ from mlvlab_jax.pages import make_thumbnail, render_document, render_image, writ
 @pytest.mark.parametrize(
     ("shape", "size", "mode"),
     [
-        ((300, 400, 3), (192, 144), "RGB"),
+        ((300, 400, 3), (128, 96), "RGB"),
         ((8, 6, 1), (6, 8), "L"),
         ((8, 8, 2), (8, 8), "L"),
         ((9, 9, 4), (9, 9), "RGB"),
     ],
 )
-def test_a_thumbnail_is_at_most_192_pixels_and_has_the_image_s_colours(shape, size, mode):
+def test_a_thumbnail_is_at_most_128_pixels_and_has_the_image_s_colours(shape, size, mode):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     image = Image.open(io.BytesIO(make_thumbnail(pixels)))
     assert (image.size, image.mode) == (size, mode)
-    if max(shape[:2]) < 192:
+    if max(shape[:2]) < 128:
         kept = pixels[..., :3] if mode == "RGB" else pixels[..., 0]
         np.testing.assert_array_equal(np.asarray(image), kept)
 

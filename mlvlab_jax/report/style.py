@@ -19,7 +19,8 @@ summary { cursor: pointer; color: var(--blue) } details { margin-top: .6rem }
 figcaption { overflow-wrap: anywhere; line-height: 1.35 } figcaption b, .mistakes figcaption { color: var(--ink) }
 
 thead th { color: var(--quiet); font-size: .85rem; font-weight: 600; vertical-align: bottom; max-width: 7.5rem }
-tbody th { font-weight: 400; position: sticky; left: 0; background: var(--paper) } caption { text-align: left }
+tbody th { font-weight: 400; min-width: 5rem; position: sticky; left: 0; background: var(--paper) }
+caption { text-align: left }
 caption { color: var(--quiet); font-size: .85rem } .n { text-align: right; white-space: nowrap }
 .interval { width: 120px; margin-top: .25rem } svg.interval line.blue { stroke: var(--own); stroke-width: 2 }
 .confusion { width: min-content; max-width: 100%; min-width: min(22rem, 100%) } td, th { padding-right: 1.1rem }
