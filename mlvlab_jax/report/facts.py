@@ -162,7 +162,7 @@ def render_commands(run: Run) -> str:
     lines.append(_command(first["command"]) or "mlvlab train --config config.yaml  # the configuration below")
     warnings = "".join(f'<p class="warning">{note}</p>' for note in notes)
     commands = escape("\n".join(lines))
-    promise = "The same versions on the same kind of device give the same numbers, bit for bit, in a new run folder."
+    promise = "In a new run folder; the same numbers on the same machine, on a GPU up to the order of its sums."
     return f'<pre><code>{commands}</code></pre>{warnings}<p class="quiet">{promise}</p>'
 
 

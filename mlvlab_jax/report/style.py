@@ -15,6 +15,7 @@ main { display: flex; flex-wrap: wrap; gap: 0 2.5rem } section { flex: 1 1 100%;
 #confusion, #classes { flex: 0 1 auto; max-width: 100% } .wide { overflow-x: auto }
 code, pre { font: .85rem/1.5 ui-monospace, monospace } dd code { font-size: .8rem }
 pre { background: var(--soft); border-radius: 8px; padding: .9rem 1.1rem; overflow-x: auto; margin: .5rem 0 }
+#reproduce pre { white-space: pre-wrap; overflow-wrap: anywhere }
 summary { cursor: pointer; color: var(--blue) } details { margin-top: .6rem }
 figcaption { overflow-wrap: anywhere; line-height: 1.35 } figcaption b, .mistakes figcaption { color: var(--ink) }
 

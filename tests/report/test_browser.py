@@ -7,16 +7,10 @@ import subprocess
 import threading
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from mlvlab_jax import train
-from mlvlab_jax.data.open import open_data
-from mlvlab_jax.engine.folder import read_config
 from mlvlab_jax.report.page import write_report
-from tests.conftest import TINY, merge
 from tests.report.runs import SECTIONS, make_evaluation, write_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -71,26 +65,6 @@ class Document(HTMLParser):
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Folder of a run of a few seconds, that ends with its page."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = folder / "tiny.yaml"
-    config.write_text(yaml.safe_dump(merge(TINY, {"mesh": {"data": -1}, "training": {"num_epochs": 2}})))
-    assert train.main(["--config", str(config), "--workdir", str(folder / "run")]) == 0
-    return folder / "run"
-
-
-def test_the_mistakes_of_a_trained_run_are_kept_as_images(trained):
-    mistakes = json.loads((trained / "evaluation" / "test" / "evaluation.json").read_text())["mistakes"]
-    config = read_config(trained)
-    source = open_data(config.data, config.pipeline, seed=config.seed).splits["test"].source
-    images = {int(path.stem): np.asarray(Image.open(path)) for path in trained.glob("evaluation/test/mistakes/*")}
-    assert sorted(images) == sorted(each["index"] for each in mistakes) != []
-    for index, image in images.items():
-        np.testing.assert_array_equal(image, source.fetch(np.array([index])).image[0, ..., 0])
 
 
 @needs_browser
