@@ -1,6 +1,5 @@
-"""What was run, on what, for how long, and how to run it again."""
+"""What was run, on what, and for how long."""
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -20,63 +19,38 @@ _PHASES = {
     "compile": ("compilation", "grey-3"),
     "setup": ("setup", "grey-4"),
 }
-#: Program as the operating system names it -> what to type.
-_PROGRAMS = {"mlvlab": "mlvlab", "train.py": "python -m mlvlab_jax.train", "cli.py": "python -m mlvlab_jax.cli"}
-
-
-def render_verdict(run: Run) -> str:
-    """One sentence: how good, how sure, how long."""
-    seconds = sum(run.seconds.values())
-    spent = f", trained in {format_seconds(seconds)}" if seconds else ""
-    if run.summary is None or run.best_step is None:
-        state = "Interrupted; it can go on." if run.summary else "Not ended yet."
-        return f'<p class="verdict">{state} <span class="quiet">Curves up to the last record.</span></p>'
-    evaluation = run.evaluation
-    if evaluation is not None and "accuracy" in evaluation.content["metrics"]:
-        content = evaluation.content
-        accuracy, calibration = content["metrics"]["accuracy"], content["calibration"]
-        after = calibration["after"]
-        ece = (after or calibration["before"])["ece"]
-        return (
-            f'<p class="verdict">{escape(content["split"].capitalize())} accuracy '
-            f"<b>{format_percent(accuracy['value'], digits=2)}</b> <span class='quiet'>(95\u00a0% interval "
-            f"{format_percent(accuracy['low'])} to {format_percent(accuracy['high'])}, "
-            f"{content['num_examples']:,} images)</span>, {'calibrated' if after else 'uncalibrated'} ECE "
-            f"<b>{format_percent(ece, digits=2)}</b>{spent}</p>"
-        )
-    best = run.summary["best"]
-    split = next((s for s in ("test", "validation") if f"{s}/accuracy" in best), None)
-    told = (
-        f"{split.capitalize()} accuracy <b>{format_percent(best[f'{split}/accuracy'], digits=2)}</b>"
-        if split
-        else "Done"
-    )
-    return f'<p class="verdict">{told}{spent}</p>'
 
 
 def render_facts(run: Run) -> str:
     """Data, model, configuration, code, devices and time as a list of terms, and where the time went as a bar."""
     manifest, session = run.manifest, run.manifest["sessions"][-1]
-    summary = run.summary or {}
-    steps = f"{summary['steps']:,} steps, {summary['ended']}" if summary else "not ended"
-    best = f"; best at step {run.best_step:,}" if run.best_step is not None else ""
-    bad = summary.get("num_bad_examples", 0)
-    params = f", {summary['num_params']:,} parameters" if summary else ""
-    sessions = len(manifest["sessions"])
-    resumed = f"; {sessions} sessions" if sessions > 1 else ""
+    params = f", {run.summary['num_params']:,} parameters" if run.summary else ""
     facts = {
-        "Data": _render_data(manifest)
-        + (f"<br><span class='warning'>{bad:,} unreadable examples</span>" if bad else ""),
+        "Data": _render_data(manifest),
         "Model": f"{escape(str(run.config['model']['name']))}{params}",
-        "Training": f"{escape(steps)}{best}",
+        "Training": _render_training(run),
         "Configuration": _render_hash(manifest["config_hash"]),
         "Code": _render_code(session),
         "Devices": escape(_describe_devices(session)),
         "Seed": escape(str(manifest["seed"])),
-        "Started": f"{_render_time_of_day(manifest['sessions'][0]['started'])}{resumed}",
+        "Started": _render_start(manifest["sessions"]),
     }
     listed = "".join(f"<div><dt>{term}<dd>{text}</div>" for term, text in facts.items())
     return f'<dl class="facts">{listed}</dl>{_render_time(run.seconds)}'
+
+
+def _render_training(run: Run) -> str:
+    if run.summary is None:
+        return "not ended"
+    best = f"; best at step {run.best_step:,}" if run.best_step is not None else ""
+    bad = run.summary["num_bad_examples"]
+    unreadable = f'<br><span class="warning">{bad:,} unreadable examples</span>' if bad else ""
+    return f"{run.summary['steps']:,} steps, {escape(run.summary['ended'])}{best}{unreadable}"
+
+
+def _render_start(sessions: Sequence[Mapping[str, Any]]) -> str:
+    started = escape(sessions[0]["started"].replace("T", " ").replace("+00:00", " UTC"))
+    return f"{started}; {len(sessions)} sessions" if len(sessions) > 1 else started
 
 
 def _render_data(manifest: Mapping[str, Any]) -> str:
@@ -100,10 +74,6 @@ def _render_code(session: Mapping[str, Any]) -> str:
 
 def _render_hash(digest: str) -> str:
     return f'<code title="{escape(digest)}">{escape(digest[:_HASH_CHARS])}</code>'
-
-
-def _render_time_of_day(started: str) -> str:
-    return escape(started.replace("T", " ").replace("+00:00", " UTC"))
 
 
 def _describe_devices(session: Mapping[str, Any]) -> str:
@@ -144,36 +114,3 @@ def render_versions(run: Run) -> str:
         f"<div><dt>{escape(name)}<dd>{escape(str(version))}</div>" for name, version in versions.items() if version
     )
     return f'<dl class="versions">{listed}</dl>'
-
-
-def render_commands(run: Run) -> str:
-    """What to type to get this run again."""
-    first = run.manifest["sessions"][0]
-    lines, notes = [], []
-    if first["git"] is None:
-        notes.append("The run was started outside of a git repository: no commit leads back to its code.")
-    else:
-        lines.append(f"git checkout {first['git']['commit']}")
-        if first["git"]["dirty"]:
-            notes.append("The working tree had uncommitted changes: the commit alone does not lead back to its code.")
-    pins = [f"{name}=={version}" for name, version in first["versions"].items() if version and name != "mlvlab_jax"]
-    lines.append(f"python -m pip install --editable . {' '.join(pins)}  # Python {first['python']}")
-    lines += [f"dvc pull {shlex.quote(version['path'])}" for version in run.manifest["data_version"]]
-    lines.append(_command(first["command"]) or "mlvlab train --config config.yaml  # the configuration below")
-    warnings = "".join(f'<p class="warning">{note}</p>' for note in notes)
-    commands = escape("\n".join(lines))
-    promise = "In a new run folder; the same numbers on the same machine, on a GPU up to the order of its sums."
-    return f'<pre><code>{commands}</code></pre>{warnings}<p class="quiet">{promise}</p>'
-
-
-def _command(recorded: Sequence[str]) -> str | None:
-    """The training command without the folder it wrote, which holds this run; None if a program of one's own ran it."""
-    program, *arguments = recorded
-    if program not in _PROGRAMS:
-        return None
-    kept, skip = [], False
-    for argument in arguments:
-        if not skip and argument != "--workdir" and not argument.startswith("--workdir="):
-            kept.append(argument)
-        skip = argument == "--workdir"
-    return f"{_PROGRAMS[program]} {shlex.join(kept)}"

@@ -16,16 +16,12 @@ _MAX_OPEN = 30
 def render_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Name, value and 95 % interval of each metric."""
     rows = [
-        (escape(name), f"{each['value']:.4f}", _tell_interval(each), escape(each["method"] or ""))
+        (escape(name), f"{each['value']:.4f}", f"{each['low']:.4f} to {each['high']:.4f}", escape(each["method"]))
         for name, each in metrics.items()
     ]
     return render_table(
         [Column("metric"), Column("value", True), Column("95 % interval", True), Column("method")], rows
     )
-
-
-def _tell_interval(metric: Mapping[str, Any]) -> str:
-    return "" if metric["low"] is None else f"{metric['low']:.4f} to {metric['high']:.4f}"
 
 
 def render_classes(classes: Sequence[Mapping[str, Any]]) -> str:
@@ -40,9 +36,9 @@ def render_classes(classes: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             escape(each["name"]),
-            *((_share(each["recall"]), draw_interval(interval, floor=floor)) if each["support"] else ("", "")),
-            _share(each["precision"]) if each["predicted"] else "",
-            _share(each["f1"]) if each["support"] else "",
+            *((format_percent(each["recall"]), draw_interval(interval, floor=floor)) if each["support"] else ("", "")),
+            format_percent(each["precision"]) if each["predicted"] else "",
+            format_percent(each["f1"]) if each["support"] else "",
             f"{each['support']:,}",
             f"{each['predicted']:,}",
         )
@@ -64,7 +60,12 @@ def _render_slice(column: str, parts: Sequence[Mapping[str, Any]]) -> str:
     intervals = [Interval(part["accuracy"], part["low"], part["high"]) for part in parts]
     floor = choose_floor(intervals)
     rows = [
-        (escape(str(part["value"])), _share(interval.value), draw_interval(interval, floor=floor), f"{part['count']:,}")
+        (
+            escape(str(part["value"])),
+            format_percent(interval.value),
+            draw_interval(interval, floor=floor),
+            f"{part['count']:,}",
+        )
         for part, interval in zip(parts, intervals, strict=True)
     ]
     columns = [Column(column), Column("accuracy", True), interval_column(floor), Column("images", True)]
@@ -87,7 +88,3 @@ def _render_mistake(mistake: Mapping[str, Any], evaluation: Evaluation) -> str:
         f'<figure title="{name}">{picture}<figcaption><b>{label}</b> taken for <b class="orange">{prediction}</b><br>'
         f'{format_percent(mistake["confidence"])} sure<br><span class="id">{name}</span></figcaption></figure>'
     )
-
-
-def _share(value: float) -> str:
-    return format_percent(value)

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from mlvlab_jax.pages import render_document, write_page
+from mlvlab_jax.report.commands import render_commands
 from mlvlab_jax.report.confusion import draw_confusion
 from mlvlab_jax.report.curves import PANELS, draw_curves
-from mlvlab_jax.report.facts import render_commands, render_facts, render_verdict, render_versions
+from mlvlab_jax.report.facts import render_facts, render_versions
 from mlvlab_jax.report.measured import render_classes, render_metrics, render_mistakes, render_slices
 from mlvlab_jax.report.reliability import draw_reliabilities
 from mlvlab_jax.report.run import Evaluation, Run, read_run
 from mlvlab_jax.report.style import STYLE
+from mlvlab_jax.report.verdict import render_verdict
 
 
 def write_report(workdir: Path, *, out: Path | None = None) -> Path:
