@@ -32,7 +32,7 @@ def _show(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     import numpy as np
 
     from mlvlab_jax.data.open import open_data
-    from mlvlab_jax.data.page import write_page
+    from mlvlab_jax.data.page import write_examples
     from mlvlab_jax.data.stream import train_stream
     from mlvlab_jax.engine.step import augment_batch
 
@@ -48,7 +48,7 @@ def _show(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     later = any(rule is not None for rule in (rules.erasing, rules.mixup, rules.cutmix))
     missing = " Erasing, mixup and cutmix come after normalisation and are not shown." if later else ""
     skipped = f" {len(bad)} unreadable files were met and left out." if bad else ""
-    write_page(
+    write_examples(
         parsed.out,
         np.stack([batch["image"], *versions], axis=1),
         labels=[data.class_names[label] for label in batch["label"]],

@@ -38,12 +38,15 @@ def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     workdir = parsed.workdir or Path("experiments") / "runs" / f"{name}-{now}"
     from mlvlab_jax.engine.folder import open_run_folder
+    from mlvlab_jax.report.page import write_report
 
     with open_run_folder(workdir, config):
         summary_path = workdir / "summary.json"
         summary = json.loads(summary_path.read_text()) if summary_path.exists() else {"ended": "interrupted"}
         if summary["ended"] == "interrupted":
             summary = _run(config, workdir)
+        if summary["ended"] != "interrupted":
+            write_report(workdir)
     _print_summary(summary, workdir, name)
     return PREEMPTED_EXIT_CODE if summary["ended"] == "interrupted" else 0
 
@@ -120,6 +123,7 @@ def _print_summary(summary: dict[str, Any], workdir: Path, name: str) -> None:
     spent = "  ".join(f"{phase} {value:.1f}" for phase, value in seconds.items() if phase != "total")
     out.print(f"{summary['ended']} in {seconds['total']:.1f} s: {spent}", soft_wrap=True)
     out.print(f"run folder: {workdir}", soft_wrap=True)
+    out.print(f"report:     {workdir / 'report.html'}", soft_wrap=True)
     python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
     out.print(f"curves:     {python} -m tensorboard.main --logdir {workdir}", soft_wrap=True)
 

@@ -30,13 +30,14 @@ def _validate(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     from mlvlab_jax.data.report_page import render_page
     from mlvlab_jax.errors import DataError
     from mlvlab_jax.files import write_atomic
+    from mlvlab_jax.pages import write_page
 
     inspection = inspect_data(config.data, config.pipeline.preprocess, config.validation)
     report = inspection.report
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     out = parsed.out or Path("experiments") / "validation" / f"{name}-{time}"
     write_atomic(out / "validation_report.json", report.to_json().encode())
-    write_atomic(out / "validation_report.html", render_page(inspection, title=name).encode())
+    write_page(out / "validation_report.html", render_page(inspection, title=name))
     write_quarantine(out / "quarantine.jsonl", inspection.bad)
     _print_report(report, out, num_bad=len(inspection.bad))
     return DataError.exit_code if report.num_errors and config.validation.mode == "strict" else 0

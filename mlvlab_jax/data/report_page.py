@@ -1,44 +1,29 @@
 """validation_report.html: one static page without outside resources."""
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from PIL import Image
 
 from mlvlab_jax.data.findings import Finding, SplitSummary, short_name
 from mlvlab_jax.data.inspection import Inspection
 from mlvlab_jax.data.records import decode_record
 from mlvlab_jax.data.scan import Scan
 from mlvlab_jax.data.source import Mixed, Source
+from mlvlab_jax.pages import render_document, render_image
 
-#: Longest side of a thumbnail in pixels, and bars drawn at most: beyond, neighbours are added up.
-_THUMB_PX, _MAX_BARS = 96, 100
+#: Bars drawn at most: beyond, neighbours are added up.
+_MAX_BARS = 100
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --soft: #f1f4f8; --line: #d5dce5; --quiet: #5b6878;
-  --bar: #3b6fb5; --error: #b3261e; --warning: #8a5a00; --good: #1b7a43 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e9f0; --paper: #14181e; --soft: #1e242d; --line: #38424f;
-  --quiet: #9aa7b8; --bar: #7aa7e0; --error: #ff8a80; --warning: #f0b95a; --good: #6fd39a } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 72rem;
-  margin: 2rem auto; padding: 0 1.5rem }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem } h3 { font-size: 1rem; margin: 0 }
-* + h3 { margin-top: 1.2rem }
-p { margin: .3rem 0 } .quiet, figcaption { color: var(--quiet); font-size: .85rem }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .35rem .8rem .35rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; font-variant-numeric: tabular-nums }
-.error { color: var(--error); font-weight: 600 } .warning { color: var(--warning); font-weight: 600 }
-.good { color: var(--good); font-weight: 600 }
+table { width: 100% }
 .finding { background: var(--soft); border-radius: 8px; padding: .9rem 1.1rem; margin: .8rem 0 }
-.shown { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: .7rem } figure { margin: 0; width: 128px }
+.shown { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: .7rem } .shown figure { width: 128px }
 figure img, .none { width: 96px; height: 96px; object-fit: contain; background: var(--paper);
-  border: 1px solid var(--line); border-radius: 4px; image-rendering: pixelated }
+  border: 1px solid var(--line); border-radius: 4px }
 .none { display: grid; place-items: center; color: var(--quiet) }
 figcaption { overflow-wrap: anywhere; line-height: 1.3; font-size: .78rem; margin-top: .2rem }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin-top: .6rem } .charts figure { width: 330px }
-svg { width: 100%; height: auto; display: block } svg rect { fill: var(--bar) } svg line { stroke: var(--line) }
-svg text { fill: var(--quiet); font: 10px system-ui, sans-serif }
+svg rect { fill: var(--blue) } svg text { font-size: 10px }
 """
 
 
@@ -60,9 +45,8 @@ def render_page(inspection: Inspection, *, title: str) -> str:
         "<h2>Distributions</h2>",
         *[_render_charts(split, report.class_names) for split in report.splits],
     ]
-    head = f'<meta charset="utf-8"><title>{escape(title)}: data</title><style>{_STYLE}</style>'
     body = "\n".join([f"<h1>Data of {escape(title)}</h1>", *lines])
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    return render_document(body, title=f"{title}: data", style=_STYLE)
 
 
 def _render_splits(splits: Sequence[SplitSummary]) -> str:
@@ -102,11 +86,7 @@ def _make_thumbnail(scan: Scan, index: int) -> str:
         pixels = stored.fetch(ids).image[0]
     else:
         pixels = decode_record(stored.read(ids)[0], scan.preprocess)[1]
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
-    image.thumbnail((_THUMB_PX, _THUMB_PX))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    return render_image(pixels)
 
 
 def _render_charts(split: SplitSummary, class_names: Sequence[str]) -> str:

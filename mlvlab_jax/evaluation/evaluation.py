@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mlvlab_jax.evaluation.slices import Slice, choose_columns, slice_accuracy, 
 from mlvlab_jax.evaluation.tables import count_confusion, describe_classes, list_mistakes
 from mlvlab_jax.files import write_atomic
 from mlvlab_jax.models.nets.api import Variables
+from mlvlab_jax.pages import make_thumbnail
 
 _SCHEMA = 1
 
@@ -34,6 +36,7 @@ class Evaluation:
 
     checkpoint: what was asked for, "best", "last" or a step. temperature: fitted on the validation split; None, as
     `after`, where there is none, where it shows no mistakes, or where it is what was evaluated.
+    images: uint8 (h, w, c), the mistakes' by their index.
     """
 
     predictions: Predictions
@@ -45,6 +48,7 @@ class Evaluation:
     slices: dict[str, list[Slice]]
     data: Mapping[str, str]
     data_version: list[dict[str, Any]]
+    images: Mapping[int, np.ndarray]
 
     def to_tree(self) -> dict[str, Any]:
         """What evaluation.json holds."""
@@ -111,6 +115,7 @@ def evaluate_variables(
         for pair in zip(outputs, used, strict=True)
     )
     temperature = fit_temperature(validation[0]) if validation else None
+    wrong = np.array([mistake["index"] for mistake in list_mistakes(predictions)], np.int64)
     return Evaluation(
         predictions=predictions,
         checkpoint=checkpoint,
@@ -125,6 +130,7 @@ def evaluate_variables(
         ),
         data=experiment.data.identity,
         data_version=[version.to_tree() for version in experiment.data.versions],
+        images=dict(zip(wrong.tolist(), splits[split].source.fetch(wrong).image, strict=True)),
     )
 
 
@@ -164,8 +170,14 @@ def _to_predictions(
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Writes predictions.parquet, then evaluation.json, each whole or not at all; of several processes the first."""
+    """Writes the mistakes' images, predictions.parquet, then evaluation.json; of several processes the first does.
+
+    Each file is whole or not there.
+    """
     if jax.process_index() == 0:
+        shutil.rmtree(folder / "mistakes", ignore_errors=True)  # an earlier evaluation made other ones
+        for index, image in evaluation.images.items():
+            write_atomic(folder / "mistakes" / f"{index}.png", make_thumbnail(image))
         write_predictions(folder / "predictions.parquet", evaluation.predictions)
         write_atomic(folder / "evaluation.json", (json.dumps(evaluation.to_tree(), allow_nan=False) + "\n").encode())
 
