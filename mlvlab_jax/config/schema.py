@@ -23,11 +23,12 @@ class PreprocessSpec:
     resize: Literal["crop", "pad", "stretch"] = "crop"
     """crop: fill the size, cut what hangs over, centred. pad: fit inside, zeros around. stretch: change the aspect."""
     filter: Literal["box", "bilinear", "bicubic", "lanczos", "opencv_linear"] = "bilinear"
-    """Resampling filter. The first four are Pillow's, as wide as the reduction demands (antialiased). opencv_linear is
-    the fast one: OpenCV's INTER_LINEAR between neighbours, from half the size down its INTER_AREA; extra `opencv`."""
+    """Resampling filter. The first four are Pillow's, as wide as the reduction demands (antialiased). opencv_linear
+    (extra `opencv`) is the fast one, coarser between full and half size: OpenCV's INTER_LINEAR, or its INTER_AREA where
+    an image is twice the size or more."""
     max_jpeg_enlargement: Annotated[float, Field(ge=1, le=2)] = 1.0
-    """Factor by which a JPEG may be enlarged that was decoded at a reduced scale, which is faster and less sharp; by
-    default decoding never goes below the size. 1.25 decodes 500 x 375 for 224 x 224 at half its size."""
+    """How much a JPEG may be enlarged that was decoded at a reduced scale, which is faster and less sharp; at 1 none is
+    decoded below the size. 1.25 lets 500 x 375 be decoded at half its size for 224 x 224."""
     max_pixels: Positive = 64_000_000
     """Width x height above which a file is refused from its header, before any pixel is decoded."""
 
