@@ -7,7 +7,6 @@ file that ends early is refused, never filled up with grey. One over the pixel c
 """
 
 import io
-import math
 import struct
 import zlib
 from typing import Literal, NamedTuple
@@ -17,11 +16,15 @@ import simplejpeg
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from mlvlab_jax.config.schema import PreprocessSpec
+from mlvlab_jax.data.resize import choose_jpeg_size, resize_pixels
 
 Reason = Literal["unreadable", "empty", "format", "too large", "corrupt"]
 
+_JPEG_START = b"\xff\xd8\xff"
+#: Second bytes of the markers that are followed by the length of their segment.
+_JPEG_SEGMENTS = frozenset(bytes([k]) for k in (*range(0xC0, 0xD0), *range(0xDB, 0xFF)))
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (_JPEG_START, JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"GIF8", GifImagePlugin.GifImageFile),
     (b"RIFF", WebPImagePlugin.WebPImageFile),
@@ -32,12 +35,6 @@ _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, RuntimeError),
     *(AttributeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
-_FILTERS = {
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 _ORIENTATION_TAG = 0x0112
 #: EXIF orientation -> (transpose, flip up-down, flip left-right), in this order.
 _TURNS = {
@@ -90,21 +87,10 @@ def decode_image(data: bytes, spec: PreprocessSpec) -> np.ndarray:
 
 def inspect_image(data: bytes, spec: PreprocessSpec) -> tuple[Header, np.ndarray]:
     """Header and pixels of an image file; all else as of `decode_image`."""
-    image, header = _open(data, spec.max_pixels)
-    target = spec.size
-    if target is not None and header.orientation >= 5:
-        target = (target[1], target[0])
-    mode = "L" if spec.channels == 1 else "RGB"
-    pixels = _load_jpeg(data, header, mode, target, spec) if header.format == "JPEG" else None
-    if pixels is None:
-        try:
-            image.load()
-        except _BROKEN as error:
-            raise BadImageError("corrupt", f"{header.format} of {header.width} x {header.height}: {error}") from None
-    decoded = _to_mode(image, mode) if pixels is None else Image.fromarray(pixels)
-    if target is not None:
-        decoded = _resize(decoded, target, spec)
-    return header, _turn(np.asarray(decoded).reshape(*decoded.size[::-1], len(mode)), header.orientation)
+    header, pixels = _load_jpeg(data, spec) or _load(data, spec)
+    if spec.size is not None:
+        pixels = resize_pixels(pixels, spec, size=_stored_size(spec.size, header))
+    return header, _turn(pixels, header.orientation)
 
 
 def read_header(data: bytes, spec: PreprocessSpec) -> Header:
@@ -119,9 +105,8 @@ def read_header(data: bytes, spec: PreprocessSpec) -> Header:
 def fit_pixels(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     """An image that is already decoded, uint8 (h, w, c), at the size and channels of `spec`."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    image = image.convert("L" if spec.channels == 1 else "RGB")
-    image = image if spec.size is None else _resize(image, spec.size, spec)
-    return np.asarray(image).reshape(*image.size[::-1], -1)
+    fitted = _to_pixels(image.convert(_mode(spec)))
+    return fitted if spec.size is None else resize_pixels(fitted, spec, size=spec.size)
 
 
 def _open(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, Header]:
@@ -184,33 +169,65 @@ def _find_png_exif(data: bytes) -> bytes | None:
     return None
 
 
-def _load_jpeg(
-    data: bytes, header: Header, mode: str, target: tuple[int, int] | None, spec: PreprocessSpec
-) -> np.ndarray | None:
-    """Pixels by libjpeg-turbo, at the smallest of its scales that still reduces to the target; None: left to Pillow.
+def _load_jpeg(data: bytes, spec: PreprocessSpec) -> tuple[Header, np.ndarray] | None:
+    """Header and pixels by libjpeg-turbo, at the smallest of its scales that will do; None: left to Pillow.
 
     Pillow is left CMYK, and what libjpeg warns about: it refuses files that end early and lets harmless oddities pass.
     """
-    least_height, least_width = _least_size(header, target, spec)
+    if not data.startswith(_JPEG_START):
+        return None
     try:
-        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(width, height, spec.max_pixels)
         if colorspace in ("CMYK", "YCCK"):
             return None
-        wanted = "GRAY" if mode == "L" else "RGB"
-        pixels = simplejpeg.decode_jpeg(data, wanted, min_height=least_height, min_width=least_width)
-        return pixels[..., 0] if mode == "L" else pixels
+        header = _open(data, spec.max_pixels)[1] if _may_hold_exif(data) else Header("JPEG", width, height, 1)
+        least = (0, 0)
+        if spec.size is not None:
+            least = choose_jpeg_size((height, width), spec, size=_stored_size(spec.size, header))
+        wanted = "GRAY" if spec.channels == 1 else "RGB"
+        return header, simplejpeg.decode_jpeg(data, wanted, min_height=least[0], min_width=least[1])
     except ValueError:
         return None
 
 
-def _least_size(header: Header, target: tuple[int, int] | None, spec: PreprocessSpec) -> tuple[int, int]:
-    """Height and width below which a decoded image would have to be enlarged to make the target; 0: any."""
-    if target is None:
-        return 0, 0
-    vertical, horizontal = target[0] / header.height, target[1] / header.width
-    if spec.resize != "stretch":
-        vertical = horizontal = max(vertical, horizontal) if spec.resize == "crop" else min(vertical, horizontal)
-    return math.ceil(header.height * min(vertical, 1)), math.ceil(header.width * min(horizontal, 1))
+def _may_hold_exif(data: bytes) -> bool:
+    """Whether a JPEG has a segment of EXIF or XMP before its pixels, or a header that is not plain to read.
+
+    Only those are parsed by Pillow, which takes as long as reading the file.
+    """
+    at = len(_JPEG_START) - 1
+    while data[at : at + 1] == b"\xff":
+        kind = data[at + 1 : at + 2]
+        if kind == b"\xda":
+            return False
+        if kind == b"\xe1" or kind not in _JPEG_SEGMENTS:
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
+
+
+def _load(data: bytes, spec: PreprocessSpec) -> tuple[Header, np.ndarray]:
+    """Header and pixels by Pillow."""
+    image, header = _open(data, spec.max_pixels)
+    try:
+        image.load()
+    except _BROKEN as error:
+        raise BadImageError("corrupt", f"{header.format} of {header.width} x {header.height}: {error}") from None
+    return header, _to_pixels(_to_mode(image, _mode(spec)))
+
+
+def _stored_size(size: tuple[int, int], header: Header) -> tuple[int, int]:
+    """Height and width before the turn that makes `size` of it."""
+    return (size[1], size[0]) if header.orientation >= 5 else size
+
+
+def _mode(spec: PreprocessSpec) -> str:
+    return "L" if spec.channels == 1 else "RGB"
+
+
+def _to_pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -222,25 +239,6 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         clear = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
     return image.convert("RGB").convert(mode) if image.mode != mode else image
-
-
-def _resize(image: Image.Image, target: tuple[int, int], spec: PreprocessSpec) -> Image.Image:
-    height, width = target
-    method = _FILTERS[spec.filter]
-    if spec.resize == "pad":
-        scale = min(height / image.height, width / image.width)
-        inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        canvas = Image.new(image.mode, (width, height))
-        canvas.paste(image.resize(inner, method), ((width - inner[0]) // 2, (height - inner[1]) // 2))
-        return canvas
-    box = (0.0, 0.0, float(image.width), float(image.height))
-    if spec.resize == "crop":
-        scale = max(height / image.height, width / image.width)
-        left, top = (image.width - width / scale) / 2, (image.height - height / scale) / 2
-        box = (max(left, 0.0), max(top, 0.0), image.width - max(left, 0.0), image.height - max(top, 0.0))
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), method, box=box)
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,13 +50,28 @@ def compute_folder_md5(digests: Mapping[str, str]) -> str:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Names below `folder` with forward slashes, sorted; links to files are files, links to folders are not entered."""
-    names = []
+    """Names below `folder` with forward slashes, sorted; links to files are files, links to folders are not entered.
+
+    What a `.dvcignore` above hides is left out.
+    """
+    names, hidden = [], _list_hidden(folder)
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in _FOREIGN]
         below = Path(root).relative_to(folder)
         names += [(below / name).as_posix() for name in files if name != ".git"]
-    return sorted(names)
+    return sorted(name for name in names if name not in hidden)
+
+
+def _list_hidden(folder: Path) -> set[str]:
+    """Names below `folder` that a `.dvcignore` hides, whose patterns are git's, so git reads them; without git none."""
+    listing = ["ls-files", "-z", "--others", "--ignored", "--exclude-per-directory=.dvcignore"]
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *listing], capture_output=True, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return set()
+    return {os.fsdecode(name) for name in done.stdout.split(b"\0")}
 
 
 def read_listing(folder: Path, md5: str) -> dict[str, str] | None:

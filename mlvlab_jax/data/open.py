@@ -11,6 +11,7 @@ from mlvlab_jax.data.decode import fit_pixels
 from mlvlab_jax.data.order import Part, Split, permute
 from mlvlab_jax.data.quarantine import read_left_out
 from mlvlab_jax.data.records import DecodedSource, MixedSource, load_pixels
+from mlvlab_jax.data.resize import check_filter
 from mlvlab_jax.data.source import ArraySource, Mixed, OpenedData, Source, Stored, check_labels
 from mlvlab_jax.data.versions import DataVersion, read_versions
 from mlvlab_jax.errors import ConfigError, DataError
@@ -56,7 +57,7 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         seed: Decides which examples are held out.
 
     Raises:
-        ConfigError: Images of several sizes and no size to bring them to.
+        ConfigError: Images of several sizes and no size to bring them to, or a filter that is not installed.
         DataError: Missing or unusable data, or nothing left to train on.
     """
     opened: OpenedData = SOURCES.build(source)
@@ -85,9 +86,10 @@ def complete_preprocess(preprocess: PreprocessSpec, opened: OpenedData, source: 
     """`preprocess` with the size and channels that hold for this data.
 
     Raises:
-        ConfigError: Images of several sizes and no size to bring them to, or stored pixels that have been through
-            another preprocessing, which serving the model would not repeat.
+        ConfigError: Images of several sizes and no size to bring them to, a filter that is not installed, or stored
+            pixels that have been through another preprocessing, which serving the model would not repeat.
     """
+    check_filter(preprocess)
     image = opened.image
     if preprocess.size is None and image is None:
         raise ConfigError(
@@ -118,7 +120,7 @@ def _leave_out(split: Split, listed: np.ndarray | None, class_names: tuple[str, 
 
 
 def _check_preprocess(asked: PreprocessSpec, stored: PreprocessSpec, source: str) -> None:
-    for field in ("size", "channels", "resize", "filter"):
+    for field in ("size", "channels", "resize", "filter", "max_jpeg_enlargement"):
         value, expected = getattr(asked, field), getattr(stored, field)
         if value != expected:
             raise ConfigError(

@@ -37,6 +37,7 @@ from mlvlab_jax.data.pack_index import (
 from mlvlab_jax.data.pack_rows import Encoder, FileEncoder, PixelEncoder, Row
 from mlvlab_jax.data.quarantine import BadExample, Quarantine
 from mlvlab_jax.data.records import FileRecords
+from mlvlab_jax.data.resize import check_filter
 from mlvlab_jax.data.source import Mixed, OpenedData, Source
 from mlvlab_jax.errors import ConfigError, DataError, DiskError
 from mlvlab_jax.files import exclusive_writer, sha256_file, write_atomic
@@ -148,6 +149,7 @@ def _plan(
         encoders |= {name: PixelEncoder(source) for name, source in pixels.items()}
     for name, stored in opened.splits.items():
         if encoding == "keep" and not isinstance(stored, Source | Mixed):
+            check_filter(pipeline.preprocess)
             encoders[name] = FileEncoder(stored, pipeline.preprocess, max_side=max_side)
     head = PackHead(
         encoding=encoding,

@@ -89,7 +89,8 @@ class FileEncoder:
 
 def _reduce(data: bytes, header: Header, preprocess: PreprocessSpec) -> bytes:
     """The image at exactly `preprocess.size`, as JPEG, or as PNG where nothing was lost in it so far."""
-    pixels = np.ascontiguousarray(decode_image(data, dataclasses.replace(preprocess, resize="stretch")))
+    preprocess = dataclasses.replace(preprocess, resize="stretch", max_jpeg_enlargement=1.0)  # training enlarges anew
+    pixels = np.ascontiguousarray(decode_image(data, preprocess))
     if header.format == "JPEG" or (header.format == "WEBP" and data[12:16] == b"VP8 "):
         colors = ("GRAY", "Gray") if pixels.shape[-1] == 1 else ("RGB", "420")
         return simplejpeg.encode_jpeg(pixels, _JPEG_QUALITY, *colors)

@@ -46,13 +46,17 @@ class FileRecords:
         label = int(self.labels[index])
         try:
             # Not blocking, or a FIFO would wait for somebody to write into it.
-            with os.fdopen(os.open(self._root / self.paths[index], os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                status = os.fstat(file.fileno())
+            path = os.path.join(self._root, self.paths[index])  # noqa: PTH118 - a Path takes longer than opening it
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
                     return Record(b"", label, "not a file")
                 if status.st_size > _MAX_FILE_BYTES:
                     return Record(b"", label, f"{status.st_size} bytes; expected at most {_MAX_FILE_BYTES}")
-                return Record(file.read(), label)
+                return Record(os.read(file, status.st_size), label)
+            finally:
+                os.close(file)
         except OSError as error:
             return Record(b"", label, error.strerror or "cannot be read")
         except ValueError:  # a null character, or half of a UTF-16 pair

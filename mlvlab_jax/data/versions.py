@@ -107,7 +107,7 @@ def verify_version(version: DataVersion) -> list[str]:
     """Names of the files whose bytes are not those of `version`, sorted; reads everything once, in threads.
 
     Names are relative to a tracked folder. Where DVC's cache has no listing of the folder, all that can be said is that
-    it differs: then its own name is given. Files hidden by `.dvcignore` patterns count as additions.
+    it differs: then its own name is given. What a `.dvcignore` hides is left out, in a git repository.
 
     Raises:
         DataError: Files are missing, as after half a `dvc pull`, or cannot be read.

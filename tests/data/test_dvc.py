@@ -60,6 +60,8 @@ def test_the_guides_commands_give_versions_equal_to_ours_and_half_a_pull_is_foun
     for folder in ("processed", "more"):
         (repo / "data" / folder).mkdir()
         (repo / "data" / folder / "one.npz").write_bytes(b"single file")
+    (repo / ".dvcignore").write_text("*.tmp\n")
+    (repo / "data" / "raw" / "two words" / "hidden.tmp").write_bytes(b"h")
     dvc(repo, "add", "-q", "data/raw")
     dvc(repo, "add", "-q", "data/processed")
     dvc(repo, "add", "-q", "data/more/one.npz")

@@ -137,4 +137,4 @@ def test_paths_that_cannot_be_read_are_named_when_they_are_read(tmp_path):
     ]
     opened = open_table(tmp_path, "\n".join(map(json.dumps, lines)), "t.jsonl")
     problems = [record.problem for record in opened.splits["train"].read(np.arange(4))]
-    assert problems == ["", "No such file or directory", "Is a directory", "no path that there can be"]
+    assert problems == ["", "No such file or directory", "not a file", "no path that there can be"]

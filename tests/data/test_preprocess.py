@@ -70,9 +70,14 @@ def test_resizing_is_pillows(resize, name):
 
 
 @pytest.mark.parametrize("size", [(37, 50), (75, 100), (188, 250), (300, 400), (700, 900)])
-def test_scaled_jpeg_decoding_stays_near_the_full_decoding(size):
+@pytest.mark.parametrize(
+    "choice", [{}, {"max_jpeg_enlargement": 1.5}, {"filter": "opencv_linear", "max_jpeg_enlargement": 1.5}], ids=str
+)
+def test_scaled_jpeg_decoding_stays_near_the_full_decoding(size, choice):
+    if "filter" in choice:
+        pytest.importorskip("cv2")
     data = encode(picture(500, 375), "JPEG", quality=95)
-    got = decode_image(data, PreprocessSpec(size=size))
+    got = decode_image(data, PreprocessSpec(size=size, **choice))
     full = fit_pixels(decode_image(data, PreprocessSpec()), PreprocessSpec(size=size))
     assert np.abs(got.astype(int) - full.astype(int)).mean() < 1.5
     assert difference(got, full) <= 16

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.config.schema import PipelineConfig
+from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec
 from mlvlab_jax.data.open import open_data
+from mlvlab_jax.data.records import DecodedSource
 from mlvlab_jax.data.sources.arrays import read_idx
+from mlvlab_jax.data.sources.tfds import TfdsRecords
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, Spec
+from tests.data.hostile import encode, red
 
 TFDS = Path(__file__).parents[3] / "shared" / "data" / "tfds"
 needs_tfds = pytest.mark.skipif(not TFDS.exists(), reason="no prepared Fashion-MNIST")
@@ -143,6 +146,18 @@ def test_tfds_that_is_not_prepared_is_refused_with_the_command(tmp_path):
         open_source("tfds", dataset="fashion_mnist", data_dir=str(tmp_path))
     with pytest.raises(DataError, match="no_such_set"):
         open_source("tfds", dataset="no_such_set", data_dir=str(tmp_path))
+
+
+def test_an_example_of_tfds_with_a_label_out_of_range_is_unreadable():
+    class Stored(list):
+        def __getitems__(self, ids):
+            return [self[k] for k in ids]
+
+    image = encode(red(), "PNG")
+    records = TfdsRecords(Stored({"image": image, "label": k} for k in (2, -1, 3)), num_classes=3, place="set[test]")
+    _, label, bad = DecodedSource(records, PreprocessSpec(size=(8, 8), channels=3)).fetch(np.arange(3))
+    assert label.tolist() == [2, 0, 0]
+    assert bad == {1: "unreadable: label -1; expected 0 to 2", 2: "unreadable: label 3; expected 0 to 2"}
 
 
 @needs_tfds

@@ -172,6 +172,19 @@ def test_what_dvc_leaves_out_is_left_out(repo):
     assert verify_version(read_version(raw)) == []
 
 
+def test_what_dvcignore_hides_is_left_out(repo):
+    raw = repo / "data" / "raw"
+    for name in ("Thumbs.db", "sub dir/größe.tmp", "sub dir/kept.tmp", "cache/x", "sub dir/cache"):
+        (raw / name).parent.mkdir(exist_ok=True)
+        (raw / name).write_bytes(b"y")
+    git(repo, "init", "-q")
+    (repo / ".gitignore").write_text("/data/raw\n")  # as dvc add writes it
+    (repo / ".dvcignore").write_text("# of the system\nThumbs.db\ncache/\n*.tmp\n")
+    (repo / "data" / ".dvcignore").write_text("!kept.tmp\n")
+    assert list_files(raw) == sorted([*FILES, "sub dir/cache", "sub dir/kept.tmp"])
+    assert verify_version(read_version(raw)) == ["sub dir/cache", "sub dir/kept.tmp"]
+
+
 @pytest.mark.parametrize(
     ("with_listing", "expected"), [(True, "2 of 7 files are missing, first a.txt"), (False, "2 of 7")]
 )

@@ -43,12 +43,13 @@ def open_tfds(params: TfdsParams) -> OpenedData:
     if "image" not in features or "label" not in features or features["image"].shape is None:
         raise DataError(f"{builder.data_path}: features {sorted(features)}; expected 'image' and 'label'")
     names = {"train": params.train_split, "validation": params.validation_split, "test": params.test_split}
-    splits = {name: _open_split(builder, split) for name, split in names.items() if split is not None}
+    class_names = tuple(features["label"].names)
+    splits = {name: _open_split(builder, split, len(class_names)) for name, split in names.items() if split is not None}
     shape = features["image"].shape
     image = None if None in shape else ImageSpec(*shape)
     identity = {"origin": builder.info.full_name, "files": _digest_files(builder)}
     paths = (Path(str(builder.data_path)),)
-    return OpenedData(splits, tuple(features["label"].names), identity, image, paths)
+    return OpenedData(splits, class_names, identity, image, paths)
 
 
 def _builder(params: TfdsParams) -> Any:
@@ -70,7 +71,7 @@ def _builder(params: TfdsParams) -> Any:
     return builder
 
 
-def _open_split(builder: Any, split: str) -> Records:
+def _open_split(builder: Any, split: str, num_classes: int) -> Records:
     import tensorflow_datasets
 
     place = f"{builder.data_path}[{split}]"
@@ -80,14 +81,22 @@ def _open_split(builder: Any, split: str) -> Records:
         raise DataError(f"{place}: {error}; the splits are {sorted(builder.info.splits)}") from None
     if len(stored) == 0:
         raise DataError(f"{place}: the split is empty; expected at least one example")
-    return _TfdsRecords(stored, place=place)
+    return TfdsRecords(stored, num_classes=num_classes, place=place)
 
 
-class _TfdsRecords:
-    """The image files and labels of a split."""
+class TfdsRecords:
+    """The image files and labels of a split.
 
-    def __init__(self, stored: Any, *, place: str) -> None:
+    Args:
+        stored: Examples with "image", the bytes of a file, and "label".
+        num_classes: An example with a label beyond, such as the -1 of a split without labels, counts as unreadable: it
+            is met only when it is read.
+        place: Of the split, for messages.
+    """
+
+    def __init__(self, stored: Any, *, num_classes: int, place: str) -> None:
         self._stored = stored
+        self._num_classes = num_classes
         self._place = place
 
     def __len__(self) -> int:
@@ -99,7 +108,12 @@ class _TfdsRecords:
 
     def read(self, ids: np.ndarray) -> list[Record]:
         """The records at `ids`."""
-        return [Record(r["image"], int(r["label"])) for r in self._stored.__getitems__(ids.tolist())]
+        return [self._make(r["image"], int(r["label"])) for r in self._stored.__getitems__(ids.tolist())]
+
+    def _make(self, data: bytes, label: int) -> Record:
+        if 0 <= label < self._num_classes:
+            return Record(data, label)
+        return Record(b"", 0, f"label {label}; expected 0 to {self._num_classes - 1}")
 
 
 def _digest_files(builder: Any) -> str:
