@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 
 from mlvlab_jax.config.fields import PluginField
 from mlvlab_jax.config.reader import Document, KeyPath, dotted
-from mlvlab_jax.config.schema import Config
 from mlvlab_jax.plugins import did_you_mean
 
 _EXPECTED = {
@@ -27,18 +26,18 @@ _EXPECTED = {
 }
 
 
-def describe(error: ValidationError, document: Document) -> str:
-    """One line for each finding, in the order of the file."""
-    found = [_line(detail, document) for detail in error.errors(include_url=False)]
+def describe(error: ValidationError, document: Document, *, root: type) -> str:
+    """One line for each finding, in the order of the file; `root` is the configclass of the whole document."""
+    found = [_line(detail, document, root) for detail in error.errors(include_url=False)]
     found.sort(key=_line_number)
     return "\n".join(dict.fromkeys(found))
 
 
-def _line(detail: ErrorDetails, document: Document) -> str:
+def _line(detail: ErrorDetails, document: Document, root: type) -> str:
     path: KeyPath = detail["loc"]
     place = _place(path, document)
     prefix = f"{place}: " if place else ""
-    return f"{prefix}{dotted(path) or 'configuration'}: {_text(detail, path, document)}"
+    return f"{prefix}{dotted(path) or 'configuration'}: {_text(detail, path, document, root)}"
 
 
 def _line_number(text: str) -> int:
@@ -52,10 +51,10 @@ def _place(path: KeyPath, document: Document) -> str:
     return document.places.get(path, "") if path else ""
 
 
-def _text(detail: ErrorDetails, path: KeyPath, document: Document) -> str:
+def _text(detail: ErrorDetails, path: KeyPath, document: Document, root: type) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "unexpected_keyword_argument":
-        known = _known_keys(path[:-1], document.tree)
+        known = _known_keys(path[:-1], document.tree, root)
         listed = ", ".join(known) or "nothing"
         return f"unknown key{did_you_mean(str(path[-1]), known) or f'; known here: {listed}'}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
@@ -76,9 +75,9 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _known_keys(path: KeyPath, tree: Any) -> list[str]:
+def _known_keys(path: KeyPath, tree: Any, root: type) -> list[str]:
     """Field names of the section at `path`, plugin parameters included."""
-    hint: Any = Config
+    hint: Any = root
     node = tree
     for part in path:
         table = next((m.table for m in getattr(hint, "__metadata__", ()) if isinstance(m, PluginField)), None)
@@ -87,7 +86,7 @@ def _known_keys(path: KeyPath, tree: Any) -> list[str]:
         elif dataclasses.is_dataclass(hint):
             hint = typing.get_type_hints(hint, include_extras=True)[str(part)]
         else:
-            hint = typing.get_args(hint)[0]
+            hint = typing.get_args(hint)[1 if typing.get_origin(hint) is dict else 0]
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
             hint = typing.get_args(hint)[0]  # a section that may be null
         node = node[part]
