@@ -107,19 +107,15 @@ def write_result(sweep: Sweep, result: SweepResult) -> None:
 
 def make_table(result: SweepResult) -> "Table":
     """The trials, best first."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Column, Table
 
     paths = sorted({path for trial in result.trials for path in trial.params})
-    right: Any = "right"
-    table = Table(
-        Column("trial", justify=right),
-        "state",
-        Column(result.metric, justify=right),
-        Column("step", justify=right),
-        *[Column(name, justify=right, overflow="fold") for name in _short_names(paths)],
-        Column("seconds", justify=right),
-    )
+    names = ["trial", "state", result.metric.removeprefix("validation/"), "step", *_short_names(paths), "seconds"]
+    # Words below one another: most settings have long names and short values.
+    columns = [Column(name.replace("_", "\n"), justify="right", vertical="bottom", overflow="fold") for name in names]
+    table = Table(*columns, box=box.SIMPLE, pad_edge=False)
     colours = {"complete": "green", "pruned": "yellow", "failed": "red", "unfinished": "blue"}
     for trial in result.ranked():
         table.add_row(

@@ -227,7 +227,7 @@ def test_the_table_is_sorted_by_the_metric(tmp_path):
     result = run(make_sweep(tmp_path), 3)
     console = Console(width=100, file=io.StringIO())
     console.print(make_table(result))
-    rows = [line.split("│") for line in console.file.getvalue().splitlines() if "complete" in line]
-    assert [float(row[3]) for row in rows] == sorted((trial.value for trial in result.trials), reverse=True)
-    assert [int(row[1]) for row in rows] == [trial.number for trial in result.ranked()]
-    assert [row[5].strip() for row in rows] == [str(rate_of(trial)) for trial in result.ranked()]
+    rows = [line.split() for line in console.file.getvalue().splitlines() if "complete" in line]
+    assert [float(row[2]) for row in rows] == sorted((trial.value for trial in result.trials), reverse=True)
+    assert [int(row[0]) for row in rows] == [trial.number for trial in result.ranked()]
+    assert [row[4] for row in rows] == [str(rate_of(trial)) for trial in result.ranked()]
