@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="sweep folder; one that holds a sweep goes on with it (default: experiments/sweeps/SPACE-TIME)",
     )
     parser.add_argument("--trials", type=_positive, help="trials in all (default: as the space says)")
-    parser.add_argument("--jobs", type=_positive, default=1, help="trials at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, help="trials at a time, sharing a GPU's memory (default: 1)"
+    )
     parser.add_argument("--json", action="store_true", help="print the content of sweep.json and nothing else")
     parsed = parser.parse_args(arguments)
     return run_configured(parsed, lambda loaded: _sweep(parsed, loaded))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TRAINER = (sys.executable, "-m", "mlvlab_jax.train")
 _POLL_S = 0.2
+#: How jax is told the share of a GPU's memory to take, now and formerly; it refuses both at once.
+_MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 #: Failures in a row at the start that show that something is wrong with all trials.
 _GIVE_UP_AFTER = 3
 
@@ -86,8 +88,7 @@ class _Loop:
         self._jobs: list[Job] = []
         self._waiting = unfinished_trials(study, sweep.space)
         self._num_failed_first = 0
-        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / num_jobs:.2f}"} if num_jobs > 1 else {}
-        self._environment = {name: value for name, value in share.items() if name not in os.environ}
+        self._environment = _share_memory(num_jobs)
 
     def run(self, stop_requested: Callable[[], bool]) -> None:
         """Until nothing runs and nothing is left to start."""
@@ -141,3 +142,10 @@ class _Loop:
         if job.interrupted and not self.interrupted:
             self._interrupt()
         self._note(trial.describe())
+
+
+def _share_memory(num_jobs: int) -> dict[str, str]:
+    """Variables that give each of several processes its part of a GPU, unless the user has said how much."""
+    if num_jobs == 1 or os.environ.keys() & set(_MEMORY_VARIABLES):
+        return {}
+    return {_MEMORY_VARIABLES[0]: f"{0.9 / num_jobs:.2f}"}

@@ -27,6 +27,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "pid").write_text(str(os.getpid()))
+    (workdir / "memory").write_text(os.environ.get("XLA_CLIENT_MEM_FRACTION", "all"))
     with (workdir / "starts").open("a") as file:
         file.write("start\n")
     behaviour = values.get("training.label_smoothing", 0.0)

@@ -20,6 +20,7 @@ from mlvlab_jax.sweeps.folder import Sweep
 from mlvlab_jax.sweeps.results import make_table
 from mlvlab_jax.sweeps.runner import run_sweep
 from mlvlab_jax.sweeps.space import SweepSpace, configure
+from mlvlab_jax.sweeps.study import open_study, unfinished_trials
 from tests.conftest import ROOT, tiny_config
 from tests.sweeps.fake_trainer import FAILS, HANGS, NUM_EVALUATIONS, SLOW, planted_accuracy
 
@@ -133,6 +134,7 @@ def test_more_trials_later_are_the_trials_of_one_long_sweep(sampler, tmp_path):
     assert (tmp_path / "a" / "best.yaml").read_bytes() == (tmp_path / "b" / "best.yaml").read_bytes()
     for trial in parts.trials:
         assert (tmp_path / "b" / trial.workdir / "starts").read_text() == "start\n"
+        assert (tmp_path / "b" / trial.workdir / "memory").read_text() == "all"
 
 
 def test_a_stopped_sweep_goes_on_with_its_trial(tmp_path):
@@ -142,11 +144,14 @@ def test_a_stopped_sweep_goes_on_with_its_trial(tmp_path):
     assert stopped.ended == "interrupted"
     assert [trial.state for trial in stopped.trials] == ["complete", "unfinished"]
     assert len(second.read_text().splitlines()) <= 2
+    (left,) = unfinished_trials(open_study(tmp_path / "s", sweep.space), sweep.space)
+    assert left.user_attrs["seconds"] == stopped.trials[1].seconds
+    left.set_user_attr("seconds", 1000.0)
     again = run(sweep)
     assert again.ended == "finished"
     assert timeless(again) == timeless(run(make_sweep(tmp_path / "whole", rates=(1, 2), behaviour=0.0)))
     assert (second.parent / "starts").read_text() == "start\n" * 2
-    assert again.trials[1].seconds > stopped.trials[1].seconds
+    assert again.trials[1].seconds > 1000
 
 
 DRIVER = """
@@ -179,6 +184,7 @@ def test_several_trials_run_at_a_time(tmp_path):
     starts = [(tmp_path / trial.workdir / "pid").stat().st_mtime for trial in result.trials]
     ends = [(tmp_path / trial.workdir / "summary.json").stat().st_mtime for trial in result.trials]
     assert max(starts) < min(ends)
+    assert {(tmp_path / trial.workdir / "memory").read_text() for trial in result.trials} == {"0.30"}
 
 
 CHANGES = {

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.sweeps.space import SweepSpace
-from mlvlab_jax.sweeps.study import check_optuna, next_trial, open_study, params_of, unfinished_trials
+from mlvlab_jax.sweeps.study import _mend, check_optuna, next_trial, open_study, params_of, unfinished_trials
 
 DIMENSIONS = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -85,7 +85,10 @@ def test_a_torn_journal_and_a_left_lock_are_mended(tmp_path):
     study.tell(next_trial(study, rules), 0.5)
     with (tmp_path / "journal.log").open("ab") as file:
         file.write(b'{"op_code":5,"wor')
-    (tmp_path / "journal.log.lock").symlink_to("journal.log")
+    lock = tmp_path / "journal.log.lock"
+    lock.symlink_to("journal.log")
+    _mend(tmp_path / "journal.log")
+    assert not lock.is_symlink()
     study = open_study(tmp_path, rules)
     study.tell(next_trial(study, rules), 0.75)
     again = open_study(tmp_path, rules)
