@@ -43,16 +43,17 @@ def _positive(text: str) -> int:
 
 
 def _sweep(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
-    from rich.console import Console
-
-    from mlvlab_jax.sweeps.folder import Sweep
-    from mlvlab_jax.sweeps.runner import run_sweep
     from mlvlab_jax.sweeps.space import load_space
-    from mlvlab_jax.sweeps.study import check_optuna
 
     space = load_space(parsed.space)
     given = frozenset(text.partition("=")[0].strip() for text in parsed.overrides)
     base = space.fix(loaded.config, overridden=given)
+    from rich.console import Console
+
+    from mlvlab_jax.sweeps.folder import Sweep
+    from mlvlab_jax.sweeps.runner import run_sweep
+    from mlvlab_jax.sweeps.study import check_optuna
+
     check_optuna()
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     workdir = parsed.workdir or Path("experiments") / "sweeps" / f"{parsed.space.stem}-{time}"
