@@ -114,8 +114,10 @@ def make_table(result: SweepResult) -> "Table":
     paths = sorted({path for trial in result.trials for path in trial.params})
     names = ["trial", "state", result.metric.removeprefix("validation/"), "step", *_short_names(paths), "seconds"]
     # Words below one another: most settings have long names and short values.
-    columns = [Column(name.replace("_", "\n"), justify="right", vertical="bottom", overflow="fold") for name in names]
-    table = Table(*columns, box=box.SIMPLE, pad_edge=False)
+    columns = [Column(name.replace("_", "\n"), justify="right", overflow="fold") for name in names]
+    for column in (*columns[:4], columns[-1]):
+        column.no_wrap = True
+    table = Table(*columns, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     colours = {"complete": "green", "pruned": "yellow", "failed": "red", "unfinished": "blue"}
     for trial in result.ranked():
         table.add_row(
@@ -136,7 +138,7 @@ def _short_names(paths: Sequence[str]) -> list[str]:
 
 
 def _show(value: Any) -> str:
-    """A value for the eye: four digits of a fraction, words without quotes."""
+    """A value for the eye: three digits of a fraction, words without quotes."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.3g}"
     return value if isinstance(value, str) else encode(value)
