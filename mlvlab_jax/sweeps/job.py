@@ -108,14 +108,14 @@ class Job:
         from optuna.trial import TrialState
 
         if code == RunFolderError.exit_code:
-            raise RunFolderError(f"trial {self.number}: {self._tail()}")
+            raise RunFolderError(f"trial {self.number}: {self._tail(1)}")
         if code == 0:
             self._record_result()
         elif self._asked_to_stop or code == PREEMPTED_EXIT_CODE:
             self.interrupted = True
             self._trial.set_user_attr("seconds", self._seconds())
         else:
-            self._tell(TrialState.FAIL, exit_code=code, error=f"{describe_exit(code)}: {self._tail()}")
+            self._tell(TrialState.FAIL, exit_code=code, error=f"{describe_exit(code)}: {self._tail(_TAIL_LINES)}")
 
     def _record_result(self) -> None:
         from optuna.trial import TrialState
@@ -135,10 +135,10 @@ class Job:
     def _seconds(self) -> float:
         return round(self._earlier_s + time.monotonic() - self._start, 3)
 
-    def _tail(self) -> str:
+    def _tail(self, num_lines: int) -> str:
         """The last words of the process."""
         lines = self._log.read_text(errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:]) or f"no message in {self._log}"
+        return "\n".join(lines[-num_lines:]) or f"no message in {self._log}"
 
 
 def trial_folder(folder: Path, number: int) -> Path:

@@ -141,7 +141,7 @@ class _Loop:
         self._num_failed_first = self._num_failed_first + 1 if failed_first else 0
         if job.interrupted and not self.interrupted:
             self._interrupt()
-        self._note(trial.describe())
+        self._note(f"trial {trial.number}: stopped, to be gone on with" if job.interrupted else trial.describe())
 
 
 def _share_memory(num_jobs: int) -> dict[str, str]:

@@ -140,7 +140,9 @@ def test_more_trials_later_are_the_trials_of_one_long_sweep(sampler, tmp_path):
 def test_a_stopped_sweep_goes_on_with_its_trial(tmp_path):
     sweep = make_sweep(tmp_path / "s", behaviour=HANGS, rates=(1, 2))
     second = tmp_path / "s" / "trials" / "0001" / "metrics.jsonl"
-    stopped = run(sweep, stop_requested=second.exists)
+    notes = []
+    stopped = run(sweep, stop_requested=second.exists, note=notes.append)
+    assert notes[-1] == "trial 1: stopped, to be gone on with"
     assert stopped.ended == "interrupted"
     assert [trial.state for trial in stopped.trials] == ["complete", "unfinished"]
     assert len(second.read_text().splitlines()) <= 2
