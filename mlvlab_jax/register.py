@@ -94,13 +94,13 @@ def _register(parsed: argparse.Namespace, registry: "ModelRegistry") -> int:
 
 
 def _promote(parsed: argparse.Namespace, registry: "ModelRegistry") -> int:
-    from mlvlab_jax.config.load import load_section
+    from mlvlab_jax.config.load import read_section
     from mlvlab_jax.errors import RegistryError
     from mlvlab_jax.registry.gate import RefusedError
     from mlvlab_jax.registry.policy import PromotionPolicy
 
     name, which = _split(parsed.reference, expected=":@")
-    policy = load_section(PromotionPolicy, parsed.policy, parsed.overrides)
+    policy, _ = read_section(PromotionPolicy, parsed.policy, parsed.overrides)
     version = registry.get(name, str(which)).version
     try:
         results = registry.promote(name, version, alias=parsed.alias, policy=policy)

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.config.messages import describe
 from mlvlab_jax.config.reader import Document, KeyPath, dotted, parse_value, read_yaml
 from mlvlab_jax.config.schema import Config
@@ -51,27 +50,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> LoadedC
         _merge(merged, _with_fragments(path, seen=()))
     for override in overrides:
         _merge(merged, _parse_override(override))
-    _import_plugins(merged)
-    try:
-        config = _ADAPTER.validate_json(json.dumps(merged.tree))
-    except ValidationError as error:
-        raise ConfigError(describe(error, merged)) from None
-    return LoadedConfig(config, paths[-1].stem, merged.places)
-
-
-def load_section(section: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
-    """A configclass of its own, from a file, if there is one, and `a.b=value` overrides.
-
-    Raises:
-        ConfigError: As in `load_config`.
-    """
-    document = read_yaml(path) if path else Document({}, {})
-    for override in overrides:
-        _merge(document, _parse_override(override))
-    try:
-        return params_from(section, document.tree)
-    except ValidationError as error:
-        raise ConfigError(describe(error, document, root=section)) from None
+    return LoadedConfig(_validate_config(merged), paths[-1].stem, merged.places)
 
 
 def config_from_tree(tree: dict[str, Any]) -> Config:
@@ -80,12 +59,46 @@ def config_from_tree(tree: dict[str, Any]) -> Config:
     Raises:
         ConfigError: The tree is not one, for example because it was written by another version.
     """
-    document = Document(tree, {})
+    return _validate_config(Document(tree, {}))
+
+
+def override_config(config: Config, layers: Sequence[Document]) -> Config:
+    """`config` with `layers` laid over it, from left to right.
+
+    Raises:
+        ConfigError: The result is not valid; each line starts with the place that the layer names.
+    """
+    merged = Document(to_tree(config), {})
+    for layer in layers:
+        _merge(merged, layer)
+    return _validate_config(merged)
+
+
+def read_section(cls: type[C], path: Path | None, overrides: Sequence[str] = ()) -> tuple[C, Document]:
+    """A file of another kind than a configuration, if there is one, with `a.b=value` overrides.
+
+    Returns:
+        Its configclass, and where its values were written.
+
+    Raises:
+        ConfigError: Everything that is wrong with it, as in `load_config`.
+    """
+    document = read_yaml(path) if path else Document({}, {})
+    for override in overrides:
+        _merge(document, _parse_override(override))
+    return _validate(cls, TypeAdapter(cls), document), document
+
+
+def _validate_config(document: Document) -> Config:
     _import_plugins(document)
+    return _validate(Config, _ADAPTER, document)
+
+
+def _validate(cls: type[C], adapter: TypeAdapter[C], document: Document) -> C:
     try:
-        return _ADAPTER.validate_json(json.dumps(tree))
+        return adapter.validate_json(json.dumps(document.tree))
     except ValidationError as error:
-        raise ConfigError(describe(error, document)) from None
+        raise ConfigError(describe(error, document, root=cls)) from None
 
 
 def _with_fragments(path: Path, *, seen: tuple[Path, ...]) -> Document:
@@ -129,11 +142,16 @@ def _parse_override(text: str) -> Document:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(f"override {text!r}: expected a.b=value, for example training.batch_size=64")
-    tree: Any = parse_value(value)
+    return make_override(key.strip(), parse_value(value), place=f"override {text!r}")
+
+
+def make_override(path: str, value: Any, *, place: str) -> Document:
+    """One value at a dotted path; `place` is how messages name it."""
+    parts = path.split(".")
+    tree = value
     for part in reversed(parts):
         tree = {part: tree}
-    places: dict[KeyPath, str] = {tuple(parts[:n]): f"override {text!r}" for n in range(1, len(parts) + 1)}
-    return Document(tree, places)
+    return Document(tree, {tuple(parts[:n]): place for n in range(1, len(parts) + 1)})
 
 
 def _import_plugins(document: Document) -> None:
@@ -203,13 +221,14 @@ def compute_hash(config: Config) -> str:
 
 def diff_identity(old: Config, new: Config) -> list[str]:
     """'a.b: 1 -> 2' for each difference that decides the result."""
-    return _diff(compute_identity(old), compute_identity(new), ())
+    return diff_trees(compute_identity(old), compute_identity(new))
 
 
-def _diff(old: Any, new: Any, path: KeyPath) -> list[str]:
+def diff_trees(old: Any, new: Any, path: KeyPath = ()) -> list[str]:
+    """'a.b: 1 -> 2' for each difference of two trees of plain values."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in old.keys() | new.keys():
-            lines += _diff(old.get(key), new.get(key), (*path, key))
+            lines += diff_trees(old.get(key), new.get(key), (*path, key))
         return sorted(lines)
     return [] if old == new else [f"{dotted(path)}: {old!r} -> {new!r}"]

@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 
 from mlvlab_jax.config.fields import PluginField
 from mlvlab_jax.config.reader import Document, KeyPath, dotted
-from mlvlab_jax.config.schema import Config
 from mlvlab_jax.plugins import did_you_mean
 
 _EXPECTED = {
@@ -27,8 +26,8 @@ _EXPECTED = {
 }
 
 
-def describe(error: ValidationError, document: Document, *, root: type = Config) -> str:
-    """One line for each finding of `root`, the class that was asked for, in the order of the file."""
+def describe(error: ValidationError, document: Document, *, root: type) -> str:
+    """One line for each finding, in the order of the file; `root` is the configclass of the whole document."""
     found = [_line(detail, document, root) for detail in error.errors(include_url=False)]
     found.sort(key=_line_number)
     return "\n".join(dict.fromkeys(found))
@@ -87,7 +86,7 @@ def _known_keys(path: KeyPath, tree: Any, root: type) -> list[str]:
         elif dataclasses.is_dataclass(hint):
             hint = typing.get_type_hints(hint, include_extras=True)[str(part)]
         else:
-            hint = typing.get_args(hint)[0]
+            hint = typing.get_args(hint)[1 if typing.get_origin(hint) is dict else 0]
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
             hint = typing.get_args(hint)[0]  # a section that may be null
         node = node[part]

@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         reason = error.strerror or "cannot be read"
-        raise ConfigError(f"{path}: {reason}; expected a YAML file; check the path given to --config") from None
+        raise ConfigError(f"{path}: {reason}; expected a YAML file; check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     try:

@@ -1,0 +1,1 @@
+"""Searching a space of configurations: one training process a trial, any of which may be stopped and gone on with."""
