@@ -42,6 +42,11 @@ class Data:
         return self.splits["train"]
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an example may have several classes, or none."""
+        return self.train.label_sets is not None
+
+    @property
     def spec(self) -> ImageSpec:
         """Shape of every image."""
         return self.train.source.spec
@@ -72,7 +77,7 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         pixels = to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
         weights = opened.weights.get(name)
         weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
-        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights)
+        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights, opened.label_sets)
         splits[name] = _leave_out(split, left_out.get(name), opened.class_names)
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
@@ -112,7 +117,8 @@ def _leave_out(split: Split, listed: np.ndarray | None, class_names: tuple[str, 
             )
         split = split.subset(split.name, ids)
     if isinstance(split.source, ArraySource):
-        check_labels(split.source.labels, ids=split.ids, num_classes=len(class_names), place=split.source.place)
+        num_labels = len(class_names if split.label_sets is None else split.label_sets)
+        check_labels(split.source.labels, ids=split.ids, num_labels=num_labels, place=split.source.place)
     return split
 
 
@@ -135,7 +141,7 @@ def to_pixels(stored: Stored, preprocess: PreprocessSpec, *, max_bytes: int, pla
         sources = [to_pixels(part, preprocess, max_bytes=max_bytes, place=place) for part in stored.parts]
         for part, labels in zip(sources, stored.labels, strict=True):
             if isinstance(part, ArraySource):
-                check_labels(part.labels, ids=np.arange(len(part)), num_classes=len(labels), place=part.place)
+                check_labels(part.labels, ids=np.arange(len(part)), num_labels=len(labels), place=part.place)
         return MixedSource(sources, stored.labels)
     pixels = stored if isinstance(stored, Source) else DecodedSource(stored, preprocess)
     fits = len(pixels) * int(np.prod(pixels.spec)) <= max_bytes

@@ -22,6 +22,7 @@ class Split:
     name: What a person calls the split.
     parts: Of a mixture; together they hold `ids`. None: an epoch is every example once.
     weights: float32, by index in the source: how much an example counts in the training loss. None: all 1.
+    label_sets: As of `OpenedData`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Split:
     ids: np.ndarray
     parts: tuple[Part, ...] | None = None
     weights: np.ndarray | None = None
+    label_sets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

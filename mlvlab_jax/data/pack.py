@@ -149,12 +149,14 @@ def _plan(
     for name, stored in opened.splits.items():
         if encoding == "keep" and not isinstance(stored, Source | Mixed):
             encoders[name] = FileEncoder(stored, pipeline.preprocess, max_side=max_side)
+    sets = opened.label_sets
     head = PackHead(
         encoding=encoding,
         max_side=max_side,
         image=image if max_side is None else None,
         preprocess=preprocess,
         class_names=tuple(opened.class_names),
+        label_sets=None if sets is None else tuple(tuple(np.flatnonzero(row).tolist()) for row in sets),
         source=source,
         identity=dict(opened.identity),
     )

@@ -78,6 +78,8 @@ class PackHead:
     """What raw pixels have been through; null for image files."""
     class_names: tuple[str, ...]
     """In the order of the labels."""
+    label_sets: tuple[tuple[Count, ...], ...] | None = None
+    """Where an example may have several classes: the class numbers that each label stands for."""
     source: str
     """Kind of source the images came from."""
     identity: dict[str, str]
@@ -136,6 +138,12 @@ def read_index(folder: Path) -> PackIndex:
         raise DataError(f"{path}: {place}: {first['msg']}; restore the file, or pack again") from None
     if index.head.encoding == "raw" and (index.head.preprocess is None or index.head.image is None):
         raise DataError(f"{path}: raw pixels without their image shape or preprocess; restore the file, or pack again")
+    for labels in index.head.label_sets or ():
+        if any(number >= len(index.head.class_names) for number in labels):
+            raise DataError(
+                f"{path}: label_sets has {list(labels)}, beyond the {len(index.head.class_names)} classes; restore the "
+                "file, or pack again"
+            )
     for name, split in index.splits.items():
         _check_split(folder, name, split)
     return index
@@ -159,7 +167,7 @@ def _check_split(folder: Path, name: str, split: PackedSplit) -> None:
         )
 
 
-def read_table(folder: Path, split: PackedSplit, *, num_classes: int) -> Table:
+def read_table(folder: Path, split: PackedSplit, *, num_labels: int) -> Table:
     """The examples of a split.
 
     Raises:
@@ -178,8 +186,8 @@ def read_table(folder: Path, split: PackedSplit, *, num_classes: int) -> Table:
         raise DataError(
             f"{path}: columns of {lengths} rows; expected {split.num_examples}; restore the file, or pack again"
         )
-    if ((table.labels < 0) | (table.labels >= num_classes)).any():
-        raise DataError(f"{path}: labels beyond the {num_classes} classes; restore the file, or pack again")
+    if ((table.labels < 0) | (table.labels >= num_labels)).any():
+        raise DataError(f"{path}: labels beyond the {num_labels} classes; restore the file, or pack again")
     return table
 
 
