@@ -5,9 +5,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlvlab_jax.cli import parse_checkpoint, run_command
+
+if TYPE_CHECKING:
+    from mlvlab_jax.engine.experiment import Experiment
+    from mlvlab_jax.engine.state import TrainState
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +52,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         if parsed.split not in splits:
             raise ConfigError(f"--split {parsed.split!r}: there is no such split; there are {sorted(splits)}")
         state, _ = store.restore(step, experiment.state, experiment.layout)
+    if experiment.data.multi_label:
+        return _print_metrics(experiment, state, split=parsed.split, step=step, as_json=parsed.json)
     evaluation = evaluate_variables(
         state.evaluated,
         config=config,
@@ -60,6 +66,16 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     folder = parsed.out or evaluation_folder(parsed.workdir, evaluation)
     write_evaluation(folder, evaluation)
     _print(evaluation.to_tree(), folder, as_json=parsed.json)
+    return 0
+
+
+def _print_metrics(experiment: "Experiment", state: "TrainState", *, split: str, step: int, as_json: bool) -> int:
+    """The configured metrics alone, for data of several labels an example."""
+    unreadable: list[object] = []
+    splits = experiment.data.splits
+    measured = experiment.evaluator(state.evaluated, splits[split], on_bad=unreadable.extend).scalars
+    shown = {"step": step, "split": split, "num_examples": len(splits[split]) - len(unreadable), **measured}
+    print(json.dumps(shown) if as_json else "\n".join(f"{name:<24}{value}" for name, value in shown.items()))
     return 0
 
 

@@ -23,7 +23,8 @@ class ImageSpec(NamedTuple):
 class HostBatch(TypedDict):
     """One process's share of a batch, in host memory.
 
-    image: uint8 (b, h, w, c); label: int32 (b); example_id: int32 (b), the index in the split;
+    image: uint8 (b, h, w, c); label: int32 (b), the class, or uint8 (b, k), 1 for each class of data of several labels;
+    example_id: int32 (b), the index in the split;
     epoch: int32 (b), how often the split had been passed through; mask: float32 (b), 0 for padding.
     """
 

@@ -8,6 +8,7 @@ from mlvlab_jax.config.schema import ValidationConfig
 from mlvlab_jax.data.duplicates import find_first_equal, find_similar
 from mlvlab_jax.data.findings import Collector, SplitSummary, short_name
 from mlvlab_jax.data.scan import Scan
+from mlvlab_jax.data.source import count_classes
 
 #: Area of an image by the median area of its split, or the inverse, beyond which its size stands out.
 _MAX_AREA_RATIO = 16.0
@@ -54,8 +55,7 @@ def summarise(scan: Scan, *, num_classes: int) -> SplitSummary:
 
 
 def _count_classes(scan: Scan, num_classes: int) -> np.ndarray:
-    label = scan.label[scan.readable]
-    return np.bincount(label[(label >= 0) & (label < num_classes)], minlength=num_classes)
+    return count_classes(scan.label[scan.readable], num_classes=num_classes, label_sets=scan.label_sets)
 
 
 def _check_files(scan: Scan, found: Collector) -> None:
@@ -90,7 +90,7 @@ def _check_sizes(scan: Scan, rules: ValidationConfig, found: Collector) -> None:
 
 
 def _check_labels(scan: Scan, rules: ValidationConfig, class_names: Sequence[str], found: Collector) -> None:
-    label, last = scan.label, len(class_names) - 1
+    label, last = scan.label, len(class_names if scan.label_sets is None else scan.label_sets) - 1
     message = f"expected 0 to {last}; correct the labels or the class list"
     wrong = np.flatnonzero((label < 0) | (label > last))
     found.add("label out of range", scan, message, ids=wrong, detail=scan.describe_label)

@@ -14,7 +14,7 @@ from mlvlab_jax.data.open import Data, complete_preprocess
 from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import BadExample
 from mlvlab_jax.data.scan import Scan, scan_split
-from mlvlab_jax.data.source import ArraySource, OpenedData
+from mlvlab_jax.data.source import ArraySource, OpenedData, count_classes
 from mlvlab_jax.data.validation import load_validator
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, Spec
@@ -49,7 +49,10 @@ def inspect_data(source: Spec, preprocess: PreprocessSpec, rules: ValidationConf
     if rules.validator is not None:
         validator = load_validator(rules.validator)(valid_labels=range(num_classes), shape=shape)
     names = sorted(opened.splits, key=_ORDER.index)
-    scans = {name: scan_split(name, opened.splits[name], preprocess, validator=validator) for name in names}
+    scans = {
+        name: scan_split(name, opened.splits[name], preprocess, label_sets=opened.label_sets, validator=validator)
+        for name in names
+    }
     found = check_scans(list(scans.values()), rules, class_names=opened.class_names)
     report = ValidationReport(
         source=source.name,
@@ -92,7 +95,7 @@ def _check_classes(split: Split, class_names: tuple[str, ...], rules: Validation
     labels = getattr(split.source, "labels", None)
     if labels is None:
         return [], []
-    counts = np.bincount(labels[split.ids], minlength=len(class_names))
+    counts = count_classes(labels[split.ids], num_classes=len(class_names), label_sets=split.label_sets)
     empty = [class_names[k] for k in np.flatnonzero(counts == 0).tolist()]
     if empty:
         return [f"{split.name}: no example of {len(empty)} of {len(class_names)} classes, such as {empty[0]!r}"], []

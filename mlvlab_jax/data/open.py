@@ -43,6 +43,11 @@ class Data:
         return self.splits["train"]
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an example may have several classes, or none."""
+        return self.train.label_sets is not None
+
+    @property
     def spec(self) -> ImageSpec:
         """Shape of every image."""
         return self.train.source.spec
@@ -74,7 +79,7 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         weights = opened.weights.get(name)
         weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
         columns = opened.columns.get(name, {})
-        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights, columns)
+        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights, columns, opened.label_sets)
         splits[name] = _leave_out(split, left_out.get(name), opened.class_names)
     if "validation" not in splits and pipeline.validation_fraction > 0:
         splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
@@ -115,7 +120,8 @@ def _leave_out(split: Split, listed: np.ndarray | None, class_names: tuple[str, 
             )
         split = split.subset(split.name, ids)
     if isinstance(split.source, ArraySource):
-        check_labels(split.source.labels, ids=split.ids, num_classes=len(class_names), place=split.source.place)
+        num_labels = len(class_names if split.label_sets is None else split.label_sets)
+        check_labels(split.source.labels, ids=split.ids, num_labels=num_labels, place=split.source.place)
     return split
 
 
@@ -138,7 +144,7 @@ def to_pixels(stored: Stored, preprocess: PreprocessSpec, *, max_bytes: int, pla
         sources = [to_pixels(part, preprocess, max_bytes=max_bytes, place=place) for part in stored.parts]
         for part, labels in zip(sources, stored.labels, strict=True):
             if isinstance(part, ArraySource):
-                check_labels(part.labels, ids=np.arange(len(part)), num_classes=len(labels), place=part.place)
+                check_labels(part.labels, ids=np.arange(len(part)), num_labels=len(labels), place=part.place)
         return MixedSource(sources, stored.labels)
     pixels = stored if isinstance(stored, Source) else DecodedSource(stored, preprocess)
     fits = len(pixels) * int(np.prod(pixels.spec)) <= max_bytes

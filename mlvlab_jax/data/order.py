@@ -25,6 +25,7 @@ class Split:
     parts: Of a mixture; together they hold `ids`. None: an epoch is every example once.
     weights: float32, by index in the source: how much an example counts in the training loss. None: all 1.
     columns: what else is known of the examples, by name.
+    label_sets: as of `OpenedData`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Split:
     parts: tuple[Part, ...] | None = None
     weights: np.ndarray | None = None
     columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
+    label_sets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -4,7 +4,6 @@ The same source gives the same bytes. A shard is written under a temporary name 
 is done is noted in the folder `.unfinished`, and a second start goes on from there. The index comes last.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -31,6 +30,7 @@ from mlvlab_jax.data.pack_index import (
     PackHead,
     PackIndex,
     Table,
+    disk_errors,
     read_index,
     write_table,
 )
@@ -38,8 +38,8 @@ from mlvlab_jax.data.pack_rows import Encoder, FileEncoder, PixelEncoder, Row
 from mlvlab_jax.data.quarantine import BadExample, Quarantine
 from mlvlab_jax.data.records import FileRecords
 from mlvlab_jax.data.resize import check_filter
-from mlvlab_jax.data.source import Mixed, OpenedData, Source
-from mlvlab_jax.errors import ConfigError, DataError, DiskError
+from mlvlab_jax.data.source import Mixed, OpenedData, Source, list_label_sets
+from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.files import exclusive_writer, sha256_file, write_atomic
 from mlvlab_jax.plugins import SOURCES, Spec
 
@@ -157,6 +157,7 @@ def _plan(
         image=image if max_side is None else None,
         preprocess=preprocess,
         class_names=tuple(opened.class_names),
+        label_sets=list_label_sets(opened.label_sets),
         source=source,
         identity=dict(opened.identity),
     )
@@ -232,6 +233,9 @@ class _SplitWriter:
             bad=tuple(itertools.chain.from_iterable(note.bad for note in notes)),
         )
 
+    def _path(self, index: int) -> str:
+        return self.paths[index] if self.paths else ""
+
     def _note_path(self, shard: Path) -> Path:
         return self.folder / _UNFINISHED / f"{shard.name}.json"
 
@@ -249,19 +253,18 @@ class _SplitWriter:
         temporary = self.folder / _UNFINISHED / f"{shard.name}.tmp"
         rows: list[tuple[int, int, int, int, int]] = []
         bad: list[BadImage] = []
-        with _disk_errors(temporary):
+        with disk_errors(temporary):
             writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
         for encoded in self._encode_ahead(np.array_split(ids, max(1, math.ceil(len(ids) / chunk)))):
-            with _disk_errors(temporary):
+            with disk_errors(temporary):
                 for row in encoded:
                     if row.problem:
-                        name = self.paths[row.id] if self.paths else ""
-                        bad.append(BadImage(id=row.id, name=name, reason=row.problem))
+                        bad.append(BadImage(id=row.id, name=self._path(row.id), reason=row.problem))
                     else:
                         writer.write(row.data)
                         rows.append((row.label, row.id, len(row.data), row.width, row.height))
             self.progress.advance(len(encoded))
-        with _disk_errors(temporary):
+        with disk_errors(temporary):
             writer.close()
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -288,12 +291,3 @@ class _SplitWriter:
         names = np.array([os.fsencode(self.paths[index]) for index in ids] if self.paths else [], np.bytes_)
         weights = self.weights[ids] if len(self.weights) else self.weights
         return Table(labels, ids, num_bytes, width.astype(np.int32), height.astype(np.int32), names, weights)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the writer raises into an error in words."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise DiskError(f"{path}: {error}; make room and start again: finished shards are kept") from None

@@ -1,6 +1,8 @@
 """What a pack says of itself: `index.json`, and one table of examples a split."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -9,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from mlvlab_jax.config.fields import configclass, params_from
 from mlvlab_jax.config.schema import PreprocessSpec
-from mlvlab_jax.errors import DataError
+from mlvlab_jax.errors import DataError, DiskError
 from mlvlab_jax.files import sha256_file
 from mlvlab_jax.types import ImageSpec
 
@@ -78,6 +80,8 @@ class PackHead:
     """What raw pixels have been through; null for image files."""
     class_names: tuple[str, ...]
     """In the order of the labels."""
+    label_sets: tuple[tuple[Count, ...], ...] | None = None
+    """Where an example may have several classes: the class numbers that each label stands for."""
     source: str
     """Kind of source the images came from."""
     identity: dict[str, str]
@@ -136,6 +140,12 @@ def read_index(folder: Path) -> PackIndex:
         raise DataError(f"{path}: {place}: {first['msg']}; restore the file, or pack again") from None
     if index.head.encoding == "raw" and (index.head.preprocess is None or index.head.image is None):
         raise DataError(f"{path}: raw pixels without their image shape or preprocess; restore the file, or pack again")
+    for labels in index.head.label_sets or ():
+        if any(number >= len(index.head.class_names) for number in labels):
+            raise DataError(
+                f"{path}: label_sets has {list(labels)}, beyond the {len(index.head.class_names)} classes; restore the "
+                "file, or pack again"
+            )
     for name, split in index.splits.items():
         _check_split(folder, name, split)
     return index
@@ -159,7 +169,7 @@ def _check_split(folder: Path, name: str, split: PackedSplit) -> None:
         )
 
 
-def read_table(folder: Path, split: PackedSplit, *, num_classes: int) -> Table:
+def read_table(folder: Path, split: PackedSplit, *, num_labels: int) -> Table:
     """The examples of a split.
 
     Raises:
@@ -178,8 +188,8 @@ def read_table(folder: Path, split: PackedSplit, *, num_classes: int) -> Table:
         raise DataError(
             f"{path}: columns of {lengths} rows; expected {split.num_examples}; restore the file, or pack again"
         )
-    if ((table.labels < 0) | (table.labels >= num_classes)).any():
-        raise DataError(f"{path}: labels beyond the {num_classes} classes; restore the file, or pack again")
+    if ((table.labels < 0) | (table.labels >= num_labels)).any():
+        raise DataError(f"{path}: labels beyond the {num_labels} classes; restore the file, or pack again")
     return table
 
 
@@ -207,3 +217,12 @@ def verify_pack(folder: Path) -> PackIndex:
                     f"{folder / packed.file}: SHA-256 {found}; expected {packed.sha256}; copy it again, or pack again"
                 )
     return index
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the writer raises into an error in words."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise DiskError(f"{path}: {error}; make room and start again: finished shards are kept") from None

@@ -89,7 +89,7 @@ class DataProfile:
 
         Args:
             images: uint8 (b, h, w, c).
-            labels: int (b), in [0, num_classes).
+            labels: int (b), in [0, num_classes), or (b, k), 1 for each class of an example that may have several.
             sizes_px: int (b, 2), height and width of the images as stored, where they were resized since.
             file_bytes: int (b), sizes of their files, where known.
 
@@ -99,6 +99,8 @@ class DataProfile:
         num_channels, num_classes = len(self.pixels), len(self.labels)
         if images.ndim != 4 or images.shape[3] != num_channels:
             raise DataError(f"images are {images.shape}; expected (b, h, w, {num_channels}) like those profiled before")
+        if labels.ndim == 2:
+            labels = np.nonzero(labels)[1]
         if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
             raise DataError(f"labels are {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}")
         if sizes_px is None:

@@ -54,13 +54,21 @@ class FileRecords:
                     return Record(b"", label, "not a file")
                 if status.st_size > _MAX_FILE_BYTES:
                     return Record(b"", label, f"{status.st_size} bytes; expected at most {_MAX_FILE_BYTES}")
-                return Record(os.read(file, status.st_size), label)
+                return Record(_read_whole(file, status.st_size), label)
             finally:
                 os.close(file)
         except OSError as error:
             return Record(b"", label, error.strerror or "cannot be read")
         except ValueError:  # a null character, or half of a UTF-16 pair
             return Record(b"", label, "no path that there can be")
+
+
+def _read_whole(file: int, num_bytes: int) -> bytes:
+    """All bytes of an open file; some file systems give less at once than is asked for."""
+    data = os.read(file, num_bytes)
+    while len(data) < num_bytes and (more := os.read(file, num_bytes - len(data))):
+        data += more
+    return data
 
 
 def decode_record(record: Record, preprocess: PreprocessSpec) -> tuple[Header, np.ndarray]:

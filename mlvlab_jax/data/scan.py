@@ -30,14 +30,18 @@ class Scan:
     label int64 (n); width, height int32 (n), as shown, in pixels; digest uint64 (n, 2), of the pixels training sees;
     phash uint64 (n); thumb uint8 (n, 8, 8); brightness uint8 (n), the mean of all values; blank bool (n);
     histogram int64 (channels, 256), of all values; bad, renamed, rejected: index -> what is wrong (unreadable; its name
-    says another format; refused by the validator); rejected_batches: what the validator said of batches.
+    says another format; refused by the validator); rejected_batches: what the validator said of batches; label_sets: as
+    of `OpenedData`.
     """
 
-    def __init__(self, name: str, stored: Stored, preprocess: PreprocessSpec) -> None:
+    def __init__(
+        self, name: str, stored: Stored, preprocess: PreprocessSpec, *, label_sets: np.ndarray | None = None
+    ) -> None:
         n, channels = len(stored), preprocess.channels or 3
         self.name = name
         self.stored = stored
         self.preprocess = preprocess
+        self.label_sets = label_sets
         self.label = np.zeros(n, np.int64)
         self.width, self.height = np.zeros(n, np.int32), np.zeros(n, np.int32)
         self.digest = np.zeros((n, 2), np.uint64)
@@ -61,9 +65,14 @@ class Scan:
         keep[list(self.bad)] = False
         return np.flatnonzero(keep)
 
+    def label_of(self, index: int) -> int | tuple[int, ...]:
+        """The class of an example, or its classes where it may have several."""
+        label = int(self.label[index])
+        return label if self.label_sets is None else tuple(np.flatnonzero(self.label_sets[label]).tolist())
+
     def describe_label(self, index: int) -> str:
-        """'label 7'."""
-        return f"label {self.label[index]}"
+        """'label 7', or 'label (2, 7)'."""
+        return f"label {self.label_of(index)}"
 
     def compute_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel over all pixels, scaled to [0, 1]; NaN where nothing was read."""
@@ -75,7 +84,12 @@ class Scan:
 
 
 def scan_split(
-    name: str, stored: Stored, preprocess: PreprocessSpec, *, validator: DataValidator | None = None
+    name: str,
+    stored: Stored,
+    preprocess: PreprocessSpec,
+    *,
+    label_sets: np.ndarray | None = None,
+    validator: DataValidator | None = None,
 ) -> Scan:
     """Reads every example of a split once, by all cores.
 
@@ -83,9 +97,10 @@ def scan_split(
         name: Of the split.
         stored: The split, as the source gives it.
         preprocess: As training decodes it; with size and channels.
+        label_sets: As of `OpenedData`.
         validator: Also asked about each example and each chunk of them, one thread at a time.
     """
-    scan = Scan(name, stored, preprocess)
+    scan = Scan(name, stored, preprocess, label_sets=label_sets)
     lock = threading.Lock()
 
     def scan_chunk(ids: np.ndarray) -> None:
@@ -184,7 +199,7 @@ def _ask(validator: DataValidator, scan: Scan, ids: np.ndarray, image: np.ndarra
     """A rule may also be written with `assert`, which is caught alike."""
     scaled = image.astype(np.float32) / 255
     for index, pixels in zip(ids.tolist(), scaled, strict=True):
-        why = _complain(validator.validate_sample, pixels, int(scan.label[index]))
+        why = _complain(validator.validate_sample, pixels, scan.label_of(index))
         if why is not None:
             scan.rejected[index] = why
     why = _complain(validator.validate_batch, {"images": scaled, "labels": scan.label[ids]})

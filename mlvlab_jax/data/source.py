@@ -78,6 +78,8 @@ class OpenedData:
     image: the shape all images have, or None where they have several.
     paths: files and folders it was read from, of which the data version is looked up; none for data made or shipped.
     weights: for some splits how much each example counts in the training loss, float (n), >= 0.
+    label_sets: where an example has several classes, or none: uint8 (s, k), 1 for the classes that each label stands
+    for; the labels of the splits are then its rows. None: a label is a class.
     preprocess: what the pixels of a `Source` have been through; a run's must not differ from it.
     columns: for some splits what else is known of each example, by name.
     """
@@ -90,6 +92,7 @@ class OpenedData:
     weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     preprocess: PreprocessSpec | None = None
     columns: Mapping[str, Mapping[str, Column]] = dataclasses.field(default_factory=dict)
+    label_sets: np.ndarray | None = None
 
 
 class ArraySource:
@@ -221,17 +224,37 @@ def _odd(label: np.ndarray) -> str:
     return f", of which {len(odd)} are NaN or no whole number, first at index {odd[0]}" if len(odd) else ""
 
 
-def check_labels(labels: np.ndarray, *, ids: np.ndarray, num_classes: int, place: str) -> None:
-    """Refuses labels outside [0, num_classes) among the examples `ids`.
+def make_label_sets(sets: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
+    """`OpenedData.label_sets` of the class numbers in each set."""
+    table = np.zeros((len(sets), num_classes), np.uint8)
+    for row, numbers in zip(table, sets, strict=True):
+        row[list(numbers)] = 1
+    return table
+
+
+def list_label_sets(table: np.ndarray | None) -> tuple[tuple[int, ...], ...] | None:
+    """The class numbers in each set of `OpenedData.label_sets`."""
+    return None if table is None else tuple(tuple(np.flatnonzero(row).tolist()) for row in table)
+
+
+def count_classes(labels: np.ndarray, *, num_classes: int, label_sets: np.ndarray | None) -> np.ndarray:
+    """Examples of each class, int64 (k), among `labels`; those out of range count for none."""
+    num_labels = num_classes if label_sets is None else len(label_sets)
+    counts = np.bincount(labels[(labels >= 0) & (labels < num_labels)], minlength=num_labels)
+    return counts if label_sets is None else counts @ label_sets.astype(np.int64)
+
+
+def check_labels(labels: np.ndarray, *, ids: np.ndarray, num_labels: int, place: str) -> None:
+    """Refuses labels outside [0, num_labels) among the examples `ids`.
 
     Raises:
         DataError: Names how many, the first of them and its index.
     """
-    bad = ids[(labels[ids] < 0) | (labels[ids] >= num_classes)]
+    bad = ids[(labels[ids] < 0) | (labels[ids] >= num_labels)]
     if len(bad):
         raise DataError(
             f"{place}: {len(bad)} labels out of range, first {labels[bad[0]]} at index {bad[0]}; "
-            f"expected 0..{num_classes - 1} for {num_classes} classes; correct the labels or the class list, or leave "
+            f"expected 0..{num_labels - 1} for {num_labels} classes; correct the labels or the class list, or leave "
             "these examples out by the list that mlvlab validate writes (pipeline.quarantine)"
         )
 

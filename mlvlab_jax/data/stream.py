@@ -87,6 +87,7 @@ class _TrainBatches:
             found += more
         weights = self._split.weights
         mask = np.ones(len(ids), np.float32) if weights is None else weights[ids]
+        label = _look_up(self._split, label)
         batch = HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=passes, mask=mask)
         return _Read(batch, tuple(found))
 
@@ -149,11 +150,17 @@ class _EvalBatches:
         mask = real.astype(np.float32)
         mask[list(bad)] = 0
         epoch = np.zeros(len(ids), np.int32)
+        label = _look_up(self._split, label)
         batch = HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=epoch, mask=mask)
         name = self._split.source.name
         return _Read(
             batch, tuple(BadExample(self._split.name, int(ids[at]), name(int(ids[at])), why) for at, why in bad.items())
         )
+
+
+def _look_up(split: Split, label: np.ndarray) -> np.ndarray:
+    """Labels as the loss sees them: int32 (b), or uint8 (b, k) where an example may have several classes."""
+    return label if split.label_sets is None else split.label_sets[label]
 
 
 def train_stream(

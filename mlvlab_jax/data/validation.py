@@ -37,7 +37,7 @@ class DataValidator(abc.ABC):
 
     @abc.abstractmethod
     def validate_sample(self, image: np.ndarray, label: Any) -> None:
-        """Checks one example.
+        """Checks one example; its label is a class number, or a tuple of them where it may have several.
 
         Raises:
             ValidationError: It breaks a rule.
@@ -80,7 +80,7 @@ class ImageDataValidator(DataValidator):
         if self.shape is not None and image.shape != tuple(self.shape):
             raise ValidationError(f"shape {image.shape}; expected {tuple(self.shape)}", kind="shape")
         self._check_values(image)
-        if label not in self.valid_labels:
+        if any(one not in self.valid_labels for one in (label if isinstance(label, tuple) else (label,))):
             raise ValidationError(f"label {label!r}; expected one of {_shorten(self.valid_labels)}", kind="label")
 
     def validate_batch(self, batch: Mapping[str, Any]) -> None:

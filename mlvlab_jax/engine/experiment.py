@@ -72,7 +72,7 @@ def _check_accumulation(num_pieces: int, state: TrainState) -> None:
         )
 
 
-def _check_metrics(metrics: Mapping[str, Any], *, monitor: str) -> None:
+def _check_metrics(metrics: Mapping[str, Any], *, monitor: str, multi_label: bool) -> None:
     names = [name for name, metric in metrics.items() if getattr(metric, "result", "scalar") == "scalar"]
     if monitor not in names:
         raise ConfigError(
@@ -80,10 +80,12 @@ def _check_metrics(metrics: Mapping[str, Any], *, monitor: str) -> None:
             path="training.early_stopping.monitor",
         )
     for name, metric in metrics.items():
-        if getattr(metric, "target", "class") != "class":
+        target, given = getattr(metric, "target", "class"), "labels" if multi_label else "class"
+        if target not in (given, "any"):
+            words = {"labels": "several labels an image", "class": "one class an image"}
             raise ConfigError(
-                f"{name!r} takes several labels an image, and the data give one class; expected metrics of one class; "
-                "leave it out",
+                f"{name!r} takes {words[target]}, and the data give {words[given]}; expected metrics of "
+                f"{words[given]}; leave it out",
                 path="evaluation.metrics",
             )
 
@@ -91,7 +93,7 @@ def _check_metrics(metrics: Mapping[str, Any], *, monitor: str) -> None:
 def _check(config: Config, data: Data, metrics: Mapping[str, Any]) -> None:
     """What can only be checked once the data is known."""
     stopping = config.training.early_stopping
-    _check_metrics(metrics, monitor=stopping.monitor)
+    _check_metrics(metrics, monitor=stopping.monitor, multi_label=data.multi_label)
     if config.schedule.name == "plateau" and "loss" not in metrics:
         raise ConfigError("the plateau schedule watches 'loss'; add it", path="evaluation.metrics")
     listens = stopping.patience is not None or config.schedule.name == "plateau"

@@ -68,8 +68,7 @@ def run(
     manifest = write_start(
         workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment)
     )
-    mode = config.training.early_stopping.mode
-    with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode) as store:
+    with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=config.training.early_stopping.mode) as store:
         quarantine = Quarantine(
             workdir / "quarantine.jsonl",
             sizes={name: len(split) for name, split in experiment.data.splits.items()},

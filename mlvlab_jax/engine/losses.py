@@ -1,14 +1,21 @@
-"""Training losses as (sum, count) over masked examples; the division happens once, after all pieces are added."""
+"""Training losses as (sum, count) over masked examples; the division happens once, after all pieces are added.
+
+Labels are class numbers (b), for the softmax cross entropy, or (b k), 1 for each class of examples that may have
+several, for the binary cross entropy of every class.
+"""
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 
 def cross_entropy(
-    logits: Float[Array, "b k"], label: Int[Array, " b"], mask: Float[Array, " b"], *, smoothing: float
+    logits: Float[Array, "b k"], label: Integer[Array, "b *k"], mask: Float[Array, " b"], *, smoothing: float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross entropy, in nats, against targets of which `smoothing` is spread evenly over all classes.
+
+    Of several labels an example it is the mean over the classes of the binary cross entropy, whose two outcomes share
+    `smoothing`.
 
     Returns:
         The sum over examples with mask 1, and their number.
@@ -21,8 +28,8 @@ def cross_entropy(
 
 def mixed_cross_entropy(
     logits: Float[Array, "b k"],
-    label: Int[Array, " b"],
-    other_label: Int[Array, " b"],
+    label: Integer[Array, "b *k"],
+    other_label: Integer[Array, "b *k"],
     label_weight: Float[Array, " b"],
     mask: Float[Array, " b"],
     *,
@@ -41,7 +48,17 @@ def mixed_cross_entropy(
     return (values * mask).sum(), mask.sum()
 
 
-def _values(logits: Float[Array, "b k"], label: Int[Array, " b"], smoothing: float) -> Float[Array, " b"]:
+def is_correct(logits: Float[Array, "b k"], label: Integer[Array, "b *k"]) -> Float[Array, " b"]:
+    """1 where the largest logit is the label's; of several labels an example, where exactly theirs are above 0."""
+    if label.ndim == 2:
+        return ((logits > 0) == (label > 0)).all(-1).astype(jnp.float32)
+    return (logits.argmax(-1) == label).astype(jnp.float32)
+
+
+def _values(logits: Float[Array, "b k"], label: Integer[Array, "b *k"], smoothing: float) -> Float[Array, " b"]:
+    if label.ndim == 2:
+        targets = (1 - smoothing) * label + smoothing / 2
+        return optax.losses.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
     values = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
     if smoothing:
         log_probability = logits - jnp.log(jnp.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.config.schema import PipelineConfig, TrainingConfig
 from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
-from mlvlab_jax.engine.losses import cross_entropy, mixed_cross_entropy
+from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
@@ -84,7 +84,7 @@ def _accumulate(
     def loss_sum(params: Tree, piece: Tree, piece_key: jax.Array) -> tuple[jax.Array, tuple[Tree, Scalars]]:
         logits, state = model.apply(Variables(params, variables.state), piece["image"], piece_key, True)
         loss, count = _loss(logits, piece, training.label_smoothing)
-        correct = ((logits.argmax(-1) == piece["label"]) * piece["mask"]).sum()
+        correct = (is_correct(logits, piece["label"]) * piece["mask"]).sum()
         return loss, (state, {"loss_sum": loss, "num_correct": correct, "num_examples": count})
 
     num_pieces = training.accumulation_steps

@@ -16,7 +16,7 @@ from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.predict import Outputs, Predictor
-from mlvlab_jax.errors import NonFiniteError
+from mlvlab_jax.errors import ConfigError, NonFiniteError
 from mlvlab_jax.evaluation.calibration import Calibration, fit_temperature, measure_calibration, scale_logits
 from mlvlab_jax.evaluation.intervals import Estimate
 from mlvlab_jax.evaluation.measures import estimate_metrics, make_plugin_measures
@@ -99,10 +99,12 @@ def evaluate_variables(
         slices: Columns to slice by; None takes all with few values.
 
     Raises:
-        ConfigError: There is no such column.
+        ConfigError: There is no such column, or examples have several labels each.
         DataError: More examples are unreadable than the configuration allows.
         NonFiniteError: Some logits are not finite.
     """
+    if experiment.data.multi_label:
+        raise ConfigError("examples have several labels each; tables and calibration need data of one class an example")
     splits = experiment.data.splits
     columns = splits[split].columns
     chosen = choose_columns(columns, slices)

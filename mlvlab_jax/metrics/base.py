@@ -22,6 +22,7 @@ from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.plugins import METRICS, Spec
 
 Arrays: TypeAlias = Mapping[str, Any]
+Target: TypeAlias = Literal["class", "labels", "any"]
 Result: TypeAlias = Any
 """A float, an array, or a mapping from names to either."""
 
@@ -32,12 +33,13 @@ class Metric(clu.metrics.Metric):
     Attributes:
         name: Key in the results.
         result: "array" where `compute` gives one: it cannot be monitored or drawn as a curve.
-        target: Labels it takes: "class" for one class an image, int (b); "labels" for 0 or 1 of each class, int (b k).
+        target: Labels it takes: "class" for one class an image, int (b); "labels" for 0 or 1 of each class, int (b k);
+            "any" for either.
     """
 
     name: ClassVar[str]
     result: ClassVar[Literal["scalar", "array"]] = "scalar"
-    target: ClassVar[Literal["class", "labels"]] = "class"
+    target: ClassVar[Target] = "class"
     measure: ClassVar[Callable[[Any, Any, Any], Arrays]]
     finish: ClassVar[Callable[[Arrays], Result]]
 
@@ -107,7 +109,7 @@ def make_counted(
     measure: Callable[[Any, Any, Any], Arrays],
     finish: Callable[[Arrays], Result],
     result: Literal["scalar", "array"] = "scalar",
-    target: Literal["class", "labels"] = "class",
+    target: Target = "class",
 ) -> type[Metric]:
     """The metric type of sums.
 
@@ -127,7 +129,7 @@ def make_collected(
     measure: Callable[[Any, Any, Any], Arrays],
     finish: Callable[[Arrays], Result],
     result: Literal["scalar", "array"] = "scalar",
-    target: Literal["class", "labels"] = "class",
+    target: Target = "class",
 ) -> type[Metric]:
     """The metric type of rows; as `make_counted`, but `measure` gives arrays with a row for each example."""
     return _make(Collected, name, measure=measure, finish=finish, result=result, target=target)

@@ -37,26 +37,34 @@ class AverageParams:
 
 @METRICS.register("loss", NoParams)
 def loss(params: NoParams) -> Any:
-    """Mean negative log likelihood (NLL) in nats; the training loss without label smoothing."""
+    """Mean negative log likelihood (NLL) in nats; the training loss without label smoothing.
+
+    Of several labels an image: the mean over the classes of the binary cross entropy.
+    """
     from mlvlab_jax.metrics.base import make_counted
 
     def measure(logits: Any, labels: Any, kept: Any) -> dict[str, Any]:
         xp = logits.__array_namespace__()
-        own = xp.take_along_axis(compute_log_probability(logits), labels[:, None], axis=-1)[:, 0]
+        if labels.ndim == 2:
+            own = (logits * labels - xp.logaddexp(0, logits)).mean(-1)
+        else:
+            own = xp.take_along_axis(compute_log_probability(logits), labels[:, None], axis=-1)[:, 0]
         return {"sum": xp.where(kept, -own, 0).sum(), "count": _count(kept)}
 
-    return make_counted("loss", measure=measure, finish=mean)
+    return make_counted("loss", measure=measure, finish=mean, target="any")
 
 
 @METRICS.register("accuracy", NoParams)
 def accuracy(params: NoParams) -> Any:
-    """Share of examples whose largest logit is the label's (top-1)."""
+    """Share of examples whose largest logit is the label's (top-1); of several, where exactly theirs are above 0."""
     from mlvlab_jax.metrics.base import make_counted
 
     def measure(logits: Any, labels: Any, kept: Any) -> dict[str, Any]:
-        return {"sum": _count((logits.argmax(-1) == labels) & kept), "count": _count(kept)}
+        several = labels.ndim == 2
+        right = ((logits > 0) == (labels > 0)).all(-1) if several else logits.argmax(-1) == labels
+        return {"sum": _count(right & kept), "count": _count(kept)}
 
-    return make_counted("accuracy", measure=measure, finish=mean)
+    return make_counted("accuracy", measure=measure, finish=mean, target="any")
 
 
 @METRICS.register("top_k", TopKParams, example={"k": 2})

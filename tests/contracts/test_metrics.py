@@ -17,15 +17,25 @@ LABELS = {"class": RNG.integers(0, 5, 40).astype(np.int32), "labels": RNG.intege
 ALL = np.ones(40, np.float32)
 
 
-@pytest.fixture(params=METRICS.names())
-def metric(request):
-    entry = METRICS.entry(request.param)
-    return METRICS.build(Spec(request.param, params_from(entry.params, entry.example)))
+def build(name):
+    entry = METRICS.entry(name)
+    return METRICS.build(Spec(name, params_from(entry.params, entry.example)))
 
 
-def measure(metric, cuts, mask=ALL, step=None):
+CASES = [(m, t) for m in map(build, METRICS.names()) for t in LABELS if m.target in (t, "any")]
+
+
+@pytest.fixture(params=CASES, ids=[f"{metric.name}-{target}" for metric, target in CASES])
+def case(request):
+    """A metric, and labels that it takes."""
+    metric, target = request.param
+    return metric, LABELS[target]
+
+
+def measure(case, cuts, mask=ALL, step=None):
     """Results over batches that end at `cuts`."""
-    step, merged, labels = step or metric.from_model_output, {}, LABELS[metric.target]
+    metric, labels = case
+    step, merged = step or metric.from_model_output, {}
     for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
         batch = step(logits=LOGITS[start:end], labels=labels[start:end], mask=mask[start:end])
         merged = merge_batch(merged, {metric.name: batch})
@@ -40,27 +50,29 @@ def assert_equal(measured, expected, rtol=1e-6):
             np.testing.assert_allclose(measured[kind][name], value, rtol=rtol, atol=1e-7)
 
 
-def test_the_type_is_clus_and_says_what_it_gives(metric):
+def test_the_type_is_clus_and_says_what_it_gives(case):
+    metric, _ = case
     assert issubclass(metric, clu.metrics.Metric)
-    found = measure(metric, [40])
+    found = measure(case, [40])
     assert metric.name in (found.scalars if metric.result == "scalar" else found.arrays)
     assert all(0 <= value < 10 for value in found.scalars.values())
 
 
 @pytest.mark.parametrize("cuts", [[13, 40], [1, 2, 39, 40]])
-def test_any_split_into_batches_gives_the_number_of_the_whole(metric, cuts):
-    assert_equal(measure(metric, cuts), measure(metric, [40]))
+def test_any_split_into_batches_gives_the_number_of_the_whole(case, cuts):
+    assert_equal(measure(case, cuts), measure(case, [40]))
 
 
-def test_masked_examples_do_not_count(metric):
+def test_masked_examples_do_not_count(case):
+    metric, labels = case
     mask = (np.arange(40) % 3 > 0).astype(np.float32)
     kept = mask == 1
-    subset = metric.from_model_output(logits=LOGITS[kept], labels=LABELS[metric.target][kept])
-    assert_equal(measure(metric, [20, 40], mask), compute_results({metric.name: subset}))
+    subset = metric.from_model_output(logits=LOGITS[kept], labels=labels[kept])
+    assert_equal(measure(case, [20, 40], mask), compute_results({metric.name: subset}))
 
 
-def test_merge_is_associative_and_empty_is_neutral(metric):
-    labels = LABELS[metric.target]
+def test_merge_is_associative_and_empty_is_neutral(case):
+    metric, labels = case
     a, b, c = (metric.from_model_output(logits=LOGITS[r], labels=labels[r]) for r in np.split(np.arange(40), [7, 30]))
     expected = compute_results({metric.name: metric.empty().merge(a).merge(b).merge(c)})
     assert_equal(compute_results({metric.name: a.merge(b.merge(c)).merge(metric.empty())}), expected)
@@ -68,9 +80,10 @@ def test_merge_is_associative_and_empty_is_neutral(metric):
 
 
 @pytest.mark.parametrize("shape", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_a_mesh_gives_the_number_of_numpy(metric, shape):
+def test_a_mesh_gives_the_number_of_numpy(case, shape):
+    metric, _ = case
     mesh = make_mesh(MeshConfig(**shape))
     step = jax.jit(lambda batch: metric.from_model_output(**batch), out_shardings=replicated(mesh))
     mask = (np.arange(40) % 7 > 0).astype(np.float32)
-    on_mesh = measure(metric, [40], mask, lambda **batch: step(jax.device_put(batch, batch_sharding(mesh))))
-    assert_equal(on_mesh, measure(metric, [40], mask), rtol=1e-5)
+    on_mesh = measure(case, [40], mask, lambda **batch: step(jax.device_put(batch, batch_sharding(mesh))))
+    assert_equal(on_mesh, measure(case, [40], mask), rtol=1e-5)

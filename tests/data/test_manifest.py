@@ -52,9 +52,9 @@ BAD_TABLES = {
     "empty file": ("", {}, r"t\.csv: no rows; expected a line of column names"),
     "heads alone": ("path,label,split\n", {}, r"t\.csv: no rows"),
     "no label column": (
-        "path,labels\na.png,cat\n",
+        "path,lable\na.png,cat\n",
         {},
-        r"t\.csv:2: no column 'label'; did you mean 'labels'\? .*label_col",
+        r"t\.csv:2: no column 'label'; did you mean 'lable'\? .*label_col",
     ),
     "short row": (GOOD + "d.png\n", {}, r"t\.csv:5: label is None; expected one class name"),
     "no path": (GOOD + ",cat,train\n", {}, r"t\.csv:5: path is ''; expected the path of an image"),

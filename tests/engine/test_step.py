@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 from jax.test_util import check_grads
+from scipy.special import expit
 
 from mlvlab_jax.config.schema import TrainingConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
-from mlvlab_jax.engine.losses import cross_entropy
+from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.step import SCALARS, _accumulate, compile_train_step, make_train_step
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.api import Model, Variables
@@ -143,6 +144,27 @@ def test_mixed_examples_have_the_loss_of_soft_targets_and_count_as_their_heavier
         np.testing.assert_allclose(grads[:3], (jax.nn.softmax(logits) - target)[:3] / 3, atol=1e-6)
         assert sums["num_examples"] == 3
         assert sums["num_correct"] == (np.asarray(logits).argmax(1) == np.asarray(label))[:3].sum()
+
+
+def test_several_labels_have_the_binary_cross_entropy_of_each_class():
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    label, other = jnp.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], jnp.uint8), jnp.eye(4, 3, dtype=jnp.uint8)
+    mask, weight = jnp.array([1.0, 1.0, 1.0, 0.0]), jnp.array([0.5, 0.6, 1.0, 0.7])
+    logits[1] = -1.0  # exactly none of the classes, as labelled
+    for smoothing in (0.0, 0.1):
+
+        def expected(target, s=smoothing):
+            target = np.asarray(target) * (1 - s) + s / 2
+            values = -(target * np.log(expit(logits)) + (1 - target) * np.log(1 - expit(logits)))
+            return values.mean(1)[:3].sum()
+
+        total, count = cross_entropy(jnp.asarray(logits), label, mask, smoothing=smoothing)
+        np.testing.assert_allclose(total, expected(label), rtol=1e-5)
+        assert count == 3
+        total, _ = mixed_cross_entropy(jnp.asarray(logits), label, other, weight, mask, smoothing=smoothing)
+        np.testing.assert_allclose(total, expected(weight[:, None] * label + (1 - weight[:, None]) * other), rtol=1e-5)
+    assert is_correct(jnp.asarray(logits), label).tolist() == ((logits > 0) == np.asarray(label)).all(1).tolist()
+    assert is_correct(jnp.asarray(logits), label)[1] == 1
 
 
 def test_bfloat16_keeps_float32_weights_and_learns():

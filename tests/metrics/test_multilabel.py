@@ -39,3 +39,15 @@ def test_mean_average_precision_equals_scikit_learn_on_labels_that_occur(case):
     expected = np.mean([sk.average_precision_score(labels[:, c], logits[:, c]) for c in there]) if there else 0
     found = measure(make("mean_average_precision"), case)["mean_average_precision"]
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cases(labels="labels"))
+def test_loss_and_accuracy_take_several_labels_too(case):
+    logits, labels = kept(case)
+    scores = expit(logits.astype(np.float64))
+    losses = [sk.log_loss(labels[:, k], scores[:, k], labels=[0, 1]) for k in range(labels.shape[1])]
+    assert measure(make("loss"), case)["loss"] == pytest.approx(np.mean(losses), rel=1e-5, abs=1e-6)
+    assert measure(make("accuracy"), case)["accuracy"] == pytest.approx(
+        sk.accuracy_score(labels, logits > 0), abs=1e-12
+    )

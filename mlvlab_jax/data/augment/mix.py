@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.data.augment.boxes import box_mask
@@ -15,15 +15,20 @@ _NUM_CELLS = 4096
 
 
 class Mixed(NamedTuple):
-    """Images and the two labels of each. `label` is the one with more weight: `label_weight` is in [0.5, 1]."""
+    """Images and the two labels of each. `label` is the one with more weight: `label_weight` is in [0.5, 1].
+
+    Labels are class numbers (b), or (b k), 1 for each class of examples that may have several.
+    """
 
     image: Float[Array, "b h w c"]
-    label: Int[Array, " b"]
-    other_label: Int[Array, " b"]
+    label: Integer[Array, "b *k"]
+    other_label: Integer[Array, "b *k"]
     label_weight: Float[Array, " b"]
 
 
-def mix(image: Float[Array, "b h w c"], label: Int[Array, " b"], key: Key[Array, " b"], config: AugmentConfig) -> Mixed:
+def mix(
+    image: Float[Array, "b h w c"], label: Integer[Array, "b *k"], key: Key[Array, " b"], config: AugmentConfig
+) -> Mixed:
     """Mixes each example with the one before it in the global batch, the first with the last.
 
     The batch is a function of seed and step, so pairs do not depend on mesh or number of processes (but on the batch
@@ -37,12 +42,13 @@ def mix(image: Float[Array, "b h w c"], label: Int[Array, " b"], key: Key[Array,
     own, weight = jax.vmap(lambda one: _draw(one, height, width, config))(key)
     own = own[..., None]
     mixed = own * image + (1 - own) * jnp.roll(image, 1, axis=0)
-    partner = jnp.roll(label, 1)
+    partner = jnp.roll(label, 1, axis=0)
     is_less = weight < 0.5
+    swap = is_less.reshape(-1, *[1] * (label.ndim - 1))
     return Mixed(
         mixed,
-        label=jnp.where(is_less, partner, label),
-        other_label=jnp.where(is_less, label, partner),
+        label=jnp.where(swap, partner, label),
+        other_label=jnp.where(swap, label, partner),
         label_weight=jnp.where(is_less, 1 - weight, weight),
     )
 

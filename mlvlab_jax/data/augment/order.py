@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Integer, Key, UInt8
 
 from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.config.schema import PipelineConfig
@@ -115,7 +115,7 @@ def normalize(image: UInt8[Array, "b h w c"], config: PipelineConfig) -> Float[A
 
 def erase_and_mix(
     image: Float[Array, "b h w c"],
-    label: Int[Array, " b"],
+    label: Integer[Array, "b *k"],
     example_id: Int[Array, " b"],
     epoch: Int[Array, " b"],
     key: Key[Array, ""],

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.data.pack_index import PackedSplit, PackIndex, Table, read_index, read_table
-from mlvlab_jax.data.source import Examples, OpenedData, Record
+from mlvlab_jax.data.source import Examples, OpenedData, Record, make_label_sets
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES
 from mlvlab_jax.types import ImageSpec
@@ -40,20 +40,22 @@ def open_array_record(params: ArrayRecordParams) -> OpenedData:
     head = index.head
     pixels = head.image if head.encoding == "raw" else None
     splits = {
-        name: _open_split(folder, name, split, num_classes=len(head.class_names), pixels=pixels)
+        name: _open_split(folder, name, split, num_labels=len(head.label_sets or head.class_names), pixels=pixels)
         for name, split in index.splits.items()
     }
     weights = {name: split.weights for name, split in splits.items() if len(split.weights)}
     identity = {"origin": head.identity.get("origin", head.source), "files": _digest(index)}
-    return OpenedData(splits, head.class_names, identity, head.image, (folder,), weights, head.preprocess)
+    label_sets = None if head.label_sets is None else make_label_sets(head.label_sets, len(head.class_names))
+    stored = (head.image, (folder,), weights, head.preprocess)
+    return OpenedData(splits, head.class_names, identity, *stored, label_sets=label_sets)
 
 
 def _open_split(
-    folder: Path, name: str, split: PackedSplit, *, num_classes: int, pixels: ImageSpec | None
+    folder: Path, name: str, split: PackedSplit, *, num_labels: int, pixels: ImageSpec | None
 ) -> "PackedPixels | PackedRecords":
     if split.num_examples == 0:
         raise DataError(f"{folder}: split {name!r} is empty; expected at least one example; pack again")
-    table = read_table(folder, split, num_classes=num_classes)
+    table = read_table(folder, split, num_labels=num_labels)
     place = f"{folder}[{name}]"
     shards = _Shards(folder, split)
     return PackedPixels(shards, table, place, pixels) if pixels else PackedRecords(shards, table, place)

@@ -46,6 +46,12 @@ def open_mixture(params: MixtureParams) -> OpenedData:
         DataError: As of the sources; or a share is so small that an epoch holds no example of it.
     """
     opened: list[OpenedData] = [SOURCES.build(part.source) for part in params.parts]
+    for part, one in zip(params.parts, opened, strict=True):
+        if one.label_sets is not None:
+            raise DataError(
+                f"mixture: examples of {part.source.name!r} have several labels each; expected one; list the examples "
+                "of all parts in one manifest"
+            )
     class_names = tuple(dict.fromkeys(name for one in opened for name in one.class_names))
     total = sum(part.weight for part in params.parts)
     shares = tuple(part.weight / total for part in params.parts)

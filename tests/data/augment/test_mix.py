@@ -72,3 +72,14 @@ def test_probability_zero_is_the_identity():
     np.testing.assert_array_equal(image[:, 0, 0, 0], [1, 0, 1, 0, 1, 0, 1, 0])
     np.testing.assert_array_equal(label, np.arange(8))
     assert (weight == 1).all()
+
+
+def test_several_labels_are_mixed_like_class_numbers():
+    label = jnp.arange(64) % 5
+    rules = AugmentConfig(mixup=MixupConfig(alpha=0.8))
+    image = jnp.ones((64, 2, 2, 1))
+    single = mix(image, label, keys(64), rules)
+    several = mix(image, jnp.eye(5, dtype=jnp.uint8)[label], keys(64), rules)
+    np.testing.assert_array_equal(several.label.argmax(-1), single.label)
+    np.testing.assert_array_equal(several.other_label.argmax(-1), single.other_label)
+    np.testing.assert_array_equal(several.label_weight, single.label_weight)
