@@ -1,5 +1,6 @@
 """The checks of data: from what one pass kept of each example to findings."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ def check_scans(scans: Sequence[Scan], rules: ValidationConfig, *, class_names: 
         _check_sizes(scan, rules, found)
         _check_labels(scan, rules, class_names, found)
     _check_statistics(scans, found)
-    _check_duplicates(scans, rules, found)
+    _check_duplicates(scans, rules, class_names, found)
     return found
 
 
@@ -154,11 +155,13 @@ class _Together:
         )
 
 
-def _check_duplicates(scans: Sequence[Scan], rules: ValidationConfig, found: Collector) -> None:
+def _check_duplicates(
+    scans: Sequence[Scan], rules: ValidationConfig, class_names: Sequence[str], found: Collector
+) -> None:
     rows = _Together(scans)
     if len(rows.index) == 0:
         return
-    _check_conflicts(rows, found)
+    _check_conflicts(rows, class_names, found)
     everyone = np.arange(len(rows.index))
     copies = np.where(rows.first_in_split != everyone, rows.first_in_split, -1)
     near_copies, near = _find_near(rows, rules)
@@ -173,7 +176,7 @@ def _check_duplicates(scans: Sequence[Scan], rules: ValidationConfig, found: Col
             rows.add(found, "near leak", message, of=near[k, t], split=k)
 
 
-def _check_conflicts(rows: _Together, found: Collector) -> None:
+def _check_conflicts(rows: _Together, class_names: Sequence[str], found: Collector) -> None:
     """Identical images with several labels; which one is right cannot be told, so all are to be left out."""
     low, high = np.full(len(rows.index), np.iinfo(np.int64).max), np.full(len(rows.index), np.iinfo(np.int64).min)
     np.minimum.at(low, rows.first, rows.label)
@@ -182,7 +185,16 @@ def _check_conflicts(rows: _Together, found: Collector) -> None:
     for k, scan in enumerate(rows.scans):
         message = "the same pixels under another label; correct the labels or remove the images"
         ids = rows.index[conflicting & (rows.split == k)]
-        found.add("conflicting labels", scan, message, ids=ids, detail=scan.describe_label)
+        names = functools.partial(_name_classes, scan, class_names)
+        found.add("conflicting labels", scan, message, ids=ids, detail=names)
+
+
+def _name_classes(scan: Scan, class_names: Sequence[str], index: int) -> str:
+    """'labelled cat', or 'labelled cat and dog'; a number where there is no such class."""
+    label = scan.label_of(index)
+    numbers = label if isinstance(label, tuple) else (label,)
+    names = [class_names[number] if 0 <= number < len(class_names) else str(number) for number in numbers]
+    return f"labelled {' and '.join(names) or 'as none of the classes'}"
 
 
 def _find_equal(rows: _Together, one: int, other: int) -> np.ndarray:

@@ -71,8 +71,8 @@ class Scan:
         return label if self.label_sets is None else tuple(np.flatnonzero(self.label_sets[label]).tolist())
 
     def describe_label(self, index: int) -> str:
-        """'label 7', or 'label (2, 7)'."""
-        return f"label {self.label_of(index)}"
+        """'label 7'."""
+        return f"label {self.label[index]}"
 
     def compute_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel over all pixels, scaled to [0, 1]; NaN where nothing was read."""

@@ -141,7 +141,7 @@ def test_validation_counts_classes_and_names_conflicting_sets(table):
     assert report.splits[0].class_counts == tuple(expected.tolist())
     (found,) = [finding for finding in report.findings if finding.kind == "conflicting labels"]
     assert found.ids == (2, 20)
-    assert found.examples[1].detail == "label (0,)"
+    assert [example.detail for example in found.examples] == ["labelled b and r", "labelled b"]
 
 
 def test_validators_see_all_classes_and_the_quick_look_counts_them(table):
