@@ -13,7 +13,8 @@ _log = logging.getLogger(__name__)
 
 _PIECE_BYTES = 2**18
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.25, 5.0
-#: Processor seconds that deliveries take of a second at most, so that Python's lock stays with the training loop.
+#: Processor seconds that deliveries, and attempts at one, take of a second at most, so that Python's lock stays with
+#: the training loop.
 _SHARE = 0.02
 
 
@@ -62,13 +63,14 @@ class Delivery:
     def _run(self) -> None:
         retry_s = _FIRST_RETRY_S
         while not self._given_up.is_set():
+            started_s = time.thread_time()
             try:
                 pause_s = self._deliver_piece()
             except Exception as error:  # noqa: BLE001 - the store may fail in every way, and training goes on
                 if self._error is None:
                     _log.warning("tracking waits for its store, and training does not: %s", _first_line(error))
                 self._error, self._position = error, None
-                self._given_up.wait(retry_s)
+                self._wait_to_retry(retry_s, time.thread_time() - started_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
                 continue
             if self._error is not None:
@@ -77,6 +79,12 @@ class Delivery:
             if pause_s is None and self._hurry.is_set():
                 return
             self._hurry.wait(self._interval_s if pause_s is None else pause_s)
+
+    def _wait_to_retry(self, retry_s: float, spent_s: float) -> None:
+        if self._hurry.is_set():
+            self._given_up.wait(retry_s)
+        else:
+            self._hurry.wait(max(retry_s, spent_s / _SHARE))
 
     def _deliver_piece(self) -> float | None:
         """Delivers the next piece of the journal, and gives the seconds to wait then; None where none is left."""
