@@ -70,13 +70,14 @@ def _run(config: Any, workdir: Path) -> dict[str, Any]:
         signal.signal(number, ask)
     tracker = make_tracker(config.tracking.trackers, workdir=workdir)
     result = run(config, workdir=workdir, tracker=tracker, stop_requested=lambda step: bool(asked))
-    if result.best is None or "test" not in result.experiment.data.splits:
+    split = next((name for name in ("test", "validation") if name in result.experiment.data.splits), None)
+    if result.best is None or split is None:
         return result.summary
-    return _analyse(config, workdir, result, best=result.best)
+    return _analyse(config, workdir, result, best=result.best, split=split)
 
 
-def _analyse(config: Any, workdir: Path, result: "RunResult", *, best: "TrainState") -> dict[str, Any]:
-    """Writes the evaluation of the best state on the test split; returns the summary with the time it took.
+def _analyse(config: Any, workdir: Path, result: "RunResult", *, best: "TrainState", split: str) -> dict[str, Any]:
+    """Writes the evaluation of the best state on a split; returns the summary with the time it took.
 
     A run that is trained stays so whatever happens here.
     """
@@ -90,7 +91,7 @@ def _analyse(config: Any, workdir: Path, result: "RunResult", *, best: "TrainSta
             best.evaluated,
             config=config,
             experiment=result.experiment,
-            split="test",
+            split=split,
             step=step,
             checkpoint="best",
         )

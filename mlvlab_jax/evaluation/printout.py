@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from mlvlab_jax.data.findings import short_name
+
 #: Classes, mistakes and slices shown; the files have all of them.
 _NUM_CLASSES, _NUM_MISTAKES, _NUM_SLICES = 5, 5, 20
 #: Mistakes below which the bootstrap, which draws among them, knows too little.
@@ -86,7 +88,7 @@ def _print_mistakes(tree: Mapping[str, Any], console: Console) -> None:
     table = Table("most confident mistakes", "is", "taken for", _right("confidence"), box=None)
     for row in tree["mistakes"][:_NUM_MISTAKES]:
         names = (tree["class_names"][row[key]] for key in ("label", "prediction"))
-        table.add_row(escape(row["id"]), *map(escape, names), f"{row['confidence']:.3f}")
+        table.add_row(escape(short_name(row["id"])), *map(escape, names), f"{row['confidence']:.3f}")
     console.print("", table, sep="\n")
 
 

@@ -1,7 +1,6 @@
 """An MLflow store: a run found or made by its id, and records written so that writing them twice changes nothing."""
 
 import contextlib
-import fcntl
 import importlib.util
 import logging
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlvlab_jax.errors import ConfigError
+from mlvlab_jax.files import locked
 
 _log = logging.getLogger(__name__)
 
@@ -206,6 +206,5 @@ def _one_at_a_time(database: Path | None) -> Iterator[None]:
         yield
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(database.with_name(f"{database.name}.lock")):
         yield
