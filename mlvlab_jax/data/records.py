@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mlvlab_jax.config.schema import PreprocessSpec
-from mlvlab_jax.data.decode import BadImageError, Header, inspect_image
+from mlvlab_jax.data.decode import BadImageError, Header, inspect_image, read_header
 from mlvlab_jax.data.source import ArraySource, Examples, Record, Records, Source
 from mlvlab_jax.types import ImageSpec
 
+#: Images that tell whether a split has images of several sizes, and files held at once to read their sizes.
+_NUM_PROBED, _FILES_AT_ONCE = 64, 64
 #: A larger file is no photograph; it is refused before it fills the memory.
 _MAX_FILE_BYTES = 256 * 2**20
 
@@ -122,6 +124,29 @@ class DecodedSource:
             except BadImageError as error:
                 bad[at] = error.describe()
         return Examples(image, label, bad)
+
+    def read_sizes(self, ids: np.ndarray) -> np.ndarray:
+        """Height and width in pixels of the images at `ids` as stored, int32 (n, 2); 0 of one that is not readable."""
+        sizes = np.zeros((len(ids), 2), np.int32)
+        for start in range(0, len(ids), _FILES_AT_ONCE):
+            for at, record in enumerate(self._records.read(ids[start : start + _FILES_AT_ONCE]), start):
+                try:
+                    header = read_header(record.data, self._preprocess)
+                except BadImageError:
+                    continue
+                sizes[at] = header.height, header.width
+        return sizes
+
+
+def read_sides(source: Source, ids: np.ndarray) -> np.ndarray | None:
+    """Side of a square as large as each stored image, in pixels, float64 (n); None where all have one size."""
+    stored = source.names if isinstance(source, ArraySource) else source
+    if not isinstance(stored, DecodedSource) or len(ids) == 0:
+        return None
+    probed = ids[np.linspace(0, len(ids) - 1, _NUM_PROBED).astype(np.int64)]
+    if len(np.unique(stored.read_sizes(probed), axis=0)) == 1:
+        return None
+    return np.sqrt(stored.read_sizes(ids).astype(np.float64).prod(axis=1))
 
 
 def load_pixels(source: Source, *, place: str) -> ArraySource:

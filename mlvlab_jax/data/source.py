@@ -132,7 +132,7 @@ class ArraySource:
         self._label = label.astype(np.int64)
         self._bad = dict(bad)
         self.resident = True
-        self._names = names
+        self.names = names
         self.place = place
 
     @property
@@ -155,7 +155,7 @@ class ArraySource:
 
     def name(self, index: int) -> str:
         """The file of example `index`, or its number."""
-        return self._names.name(index) if self._names else f"{self.place}[{index}]"
+        return self.names.name(index) if self.names else f"{self.place}[{index}]"
 
     def compute_digest(self) -> str:
         """SHA-256 of the pixels and labels."""

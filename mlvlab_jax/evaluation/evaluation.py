@@ -14,6 +14,7 @@ from mlvlab_jax.config.load import compute_hash
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import Quarantine
+from mlvlab_jax.data.records import read_sides
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.predict import Outputs, Predictor
 from mlvlab_jax.errors import ConfigError, NonFiniteError
@@ -128,7 +129,7 @@ def evaluate_variables(
         slices=slice_accuracy(
             predictions.correct,
             {name: take_rows(columns[name], predictions.index) for name in chosen},
-            brightness=outputs[0].brightness,
+            measured=_measure_images(splits[split], outputs[0]),
         ),
         data=experiment.data.identity,
         data_version=[version.to_tree() for version in experiment.data.versions],
@@ -148,6 +149,11 @@ def _predict(variables: Variables, used: Sequence[Split], *, config: Config, exp
     sizes = {split.name: len(split) for split in used}
     quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
     return [predictor(variables, split, on_bad=quarantine.add) for split in used]
+
+
+def _measure_images(split: Split, outputs: Outputs) -> dict[str, np.ndarray]:
+    sides = read_sides(split.source, outputs.index)
+    return {"brightness": outputs.brightness} | ({} if sides is None else {"size_px": sides})
 
 
 def _to_predictions(

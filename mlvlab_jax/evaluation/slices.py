@@ -1,4 +1,4 @@
-"""Accuracy on parts of a split: by a column of its table, and by how bright the images are."""
+"""Accuracy on parts of a split: by a column of its table, and by how bright and how large the images are."""
 
 import dataclasses
 import math
@@ -14,7 +14,8 @@ from mlvlab_jax.plugins import did_you_mean
 #: Different values up to which a column is sliced by without being asked for.
 MAX_VALUES = 20
 _NUM_BINS = 5
-BRIGHTNESS = "brightness"
+#: What is measured of the images themselves: mean pixel, 0 to 255, and the side of a square as large as the file's.
+MEASURED = ("brightness", "size_px")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +37,25 @@ def choose_columns(columns: Mapping[str, Column], wanted: Sequence[str] | None) 
     """
     if wanted is None:
         return tuple(name for name, column in columns.items() if 1 < len(column.values) <= MAX_VALUES)
-    known = [*columns, BRIGHTNESS]
+    known = [*columns, *MEASURED]
     for name in wanted:
         if name not in known:
             raise ConfigError(
                 f"--slice {name!r}: no such column of the split{did_you_mean(name, known)}; expected one of {known}"
             )
-    return tuple(name for name in wanted if name != BRIGHTNESS)
+    return tuple(name for name in wanted if name not in MEASURED)
 
 
 def slice_accuracy(
-    correct: np.ndarray, columns: Mapping[str, Column], *, brightness: np.ndarray
+    correct: np.ndarray, columns: Mapping[str, Column], *, measured: Mapping[str, np.ndarray]
 ) -> dict[str, list[Slice]]:
-    """Accuracy by each column, and by brightness.
+    """Accuracy by each column, and by what was measured of the images.
 
     Args:
         correct: Whether each example is right, bool (n).
         columns: Of the same n examples. One of at most 20 values, or of text, gives a slice a value; one of more
             numbers gives five of equally many examples.
-        brightness: Mean pixel of each example, 0 to 255, float (n).
+        measured: Of `MEASURED`, float (n); each gives five slices of equally many examples.
     """
     tables = {}
     for name, column in columns.items():
@@ -63,7 +64,7 @@ def slice_accuracy(
             tables[name] = sorted(found, key=_place)
         elif column.numbers is not None:
             tables[name] = _slice(correct, *bin_quantiles(column.numbers))
-    return tables | {BRIGHTNESS: _slice(correct, *bin_quantiles(brightness))}
+    return tables | {name: _slice(correct, *bin_quantiles(numbers)) for name, numbers in measured.items()}
 
 
 def take_rows(column: Column, index: np.ndarray) -> Column:

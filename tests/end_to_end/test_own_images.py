@@ -41,7 +41,9 @@ def test_a_folder_with_a_broken_file_trains_and_says_so(folder, capsys):
     assert row["reason"].startswith("format: starts with b'<html><")
     records = list(map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()))
     assert all(0 <= record["input_wait"] < 1 for record in records if "input_wait" in record)
-    assert json.loads((workdir / "evaluation" / "validation" / "evaluation.json").read_text())["num_examples"] == 12
+    evaluation = json.loads((workdir / "evaluation" / "validation" / "evaluation.json").read_text())
+    assert evaluation["num_examples"] == 12
+    assert evaluation["slices"].keys() == {"brightness", "size_px"}
 
     capsys.readouterr()
     assert evaluate.main(["--workdir", str(workdir), "--split", "validation", "--json"]) == 0

@@ -14,7 +14,7 @@ CORRECT = np.array([True, True, False, True, False, True])
 
 
 def test_accuracy_is_that_of_the_examples_of_each_value():
-    found = slice_accuracy(CORRECT, {"camera": CAMERA}, brightness=np.zeros(6))
+    found = slice_accuracy(CORRECT, {"camera": CAMERA}, measured={"brightness": np.zeros(6)})
     rows = {row.value: (row.count, row.accuracy) for row in found["camera"]}
     assert rows == {"(empty)": (1, 1.0), "left": (3, pytest.approx(2 / 3)), "right": (2, 0.5)}
     left = next(row for row in found["camera"] if row.value == "left")
@@ -40,7 +40,7 @@ def test_equal_numbers_share_a_bin():
 def test_numbers_of_few_values_are_not_binned_and_of_many_are():
     few = Column(np.arange(30, dtype=np.int32) % 3, ("1", "2", "10"), np.array([1.0, 2, 10] * 10))
     many = Column(np.arange(30, dtype=np.int32), tuple(map(str, range(30))), np.arange(30.0))
-    found = slice_accuracy(np.ones(30, bool), {"few": few, "many": many}, brightness=np.arange(30.0))
+    found = slice_accuracy(np.ones(30, bool), {"few": few, "many": many}, measured={"brightness": np.arange(30.0)})
     assert [row.value for row in found["few"]] == ["1", "2", "10"]
     assert [row.count for row in found["many"]] == [6] * 5
 
