@@ -75,6 +75,9 @@ class ValidationConfig:
     """Longer by shorter side beyond which an image is oddly shaped; cropping loses most of it."""
     max_imbalance: Annotated[float, Field(ge=1)] = Field(default=10.0, json_schema_extra=OPERATIONAL)
     """Largest by smallest class beyond which a split is called imbalanced."""
+    reference: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """A profile.json, such as the one in a model package, that each split's pixel statistics are compared with; null:
+    with those of the training split alone."""
     near_duplicate_distance: Annotated[int, Field(ge=0, le=8)] = Field(default=4, json_schema_extra=OPERATIONAL)
     """Bits of 64 in which the perceptual hashes of two images may differ that look the same."""
 

@@ -4,10 +4,12 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mlvlab_jax.config.schema import ValidationConfig
 from mlvlab_jax.data.duplicates import find_first_equal, find_similar
 from mlvlab_jax.data.findings import Collector, SplitSummary, short_name
+from mlvlab_jax.data.profile import DataProfile
 from mlvlab_jax.data.scan import Scan
 from mlvlab_jax.data.source import count_classes
 
@@ -17,7 +19,13 @@ _MAX_AREA_RATIO = 16.0
 _MAX_MEAN_SHIFT, _MAX_STD_RATIO = 0.5, 1.5
 
 
-def check_scans(scans: Sequence[Scan], rules: ValidationConfig, *, class_names: Sequence[str]) -> Collector:
+def check_scans(
+    scans: Sequence[Scan],
+    rules: ValidationConfig,
+    *,
+    class_names: Sequence[str],
+    reference: DataProfile | None = None,
+) -> Collector:
     """All checks.
 
     Args:
@@ -25,13 +33,17 @@ def check_scans(scans: Sequence[Scan], rules: ValidationConfig, *, class_names: 
             earlier split is the one to leave out: training does without it, and what is measured stays comparable.
         rules: Limits.
         class_names: Of the labels.
+        reference: What the pixels of every split should look like, of as many channels.
     """
     found = Collector()
     for scan in scans:
         _check_files(scan, found)
         _check_sizes(scan, rules, found)
         _check_labels(scan, rules, class_names, found)
-    _check_statistics(scans, found)
+        if reference is not None:
+            _compare_statistics(scan, reference.mean, reference.std, of="the reference", found=found)
+    for scan in scans[1:]:
+        _compare_statistics(scan, *scans[0].compute_statistics(), of=scans[0].name, found=found)
     _check_duplicates(scans, rules, class_names, found)
     return found
 
@@ -107,17 +119,16 @@ def _check_labels(scan: Scan, rules: ValidationConfig, class_names: Sequence[str
         found.add("class imbalance", scan, message, count=int(small.sum()))
 
 
-def _check_statistics(scans: Sequence[Scan], found: Collector) -> None:
-    mean, std = scans[0].compute_statistics()
-    for scan in scans[1:]:
-        if len(scan.readable) == 0 or len(scans[0].readable) == 0:
-            continue
-        other_mean, other_std = scan.compute_statistics()
-        moved = np.abs(other_mean - mean) > _MAX_MEAN_SHIFT * std
-        ratio = np.maximum(other_std, std) / np.maximum(np.minimum(other_std, std), 1e-6)
-        here, there = f"{_show(other_mean)}, std {_show(other_std)}", f"{_show(mean)} and {_show(std)}"
-        message = f"mean {here}; {scans[0].name} has {there}"
-        found.add("statistics", scan, message, count=int((moved | (ratio > _MAX_STD_RATIO)).sum()))
+def _compare_statistics(scan: Scan, mean: ArrayLike, std: ArrayLike, *, of: str, found: Collector) -> None:
+    """Statistics of the channels of a split against those `of` another; nothing where one has no readable image."""
+    mean, std = np.asarray(mean), np.asarray(std)
+    own_mean, own_std = scan.compute_statistics()
+    if np.isnan(mean).any() or np.isnan(own_mean).any():
+        return
+    moved = np.abs(own_mean - mean) > _MAX_MEAN_SHIFT * std
+    ratio = np.maximum(own_std, std) / np.maximum(np.minimum(own_std, std), 1e-6)
+    message = f"mean {_show(own_mean)}, std {_show(own_std)}; {of} has {_show(mean)} and {_show(std)}"
+    found.add("statistics", scan, message, count=int((moved | (ratio > _MAX_STD_RATIO)).sum()))
 
 
 def _show(values: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from mlvlab_jax.data.checks import check_scans, summarise
 from mlvlab_jax.data.findings import ValidationReport
 from mlvlab_jax.data.open import Data, complete_preprocess
 from mlvlab_jax.data.order import Split
+from mlvlab_jax.data.profile import read_profile
 from mlvlab_jax.data.quarantine import BadExample
 from mlvlab_jax.data.scan import Scan, scan_split
 from mlvlab_jax.data.source import ArraySource, OpenedData, count_classes
@@ -37,7 +39,7 @@ def inspect_data(source: Spec, preprocess: PreprocessSpec, rules: ValidationConf
 
     Raises:
         ConfigError: No size for images of several sizes, or `rules.validator` cannot be imported.
-        DataError: The source cannot be opened.
+        DataError: The source cannot be opened, or `rules.reference` is no profile of such images.
     """
     start = time.monotonic()
     opened: OpenedData = SOURCES.build(source)
@@ -48,12 +50,15 @@ def inspect_data(source: Spec, preprocess: PreprocessSpec, rules: ValidationConf
     validator = None
     if rules.validator is not None:
         validator = load_validator(rules.validator)(valid_labels=range(num_classes), shape=shape)
+    reference = None
+    if rules.reference is not None:
+        reference = read_profile(Path(rules.reference).expanduser(), num_channels=shape[2])
     names = sorted(opened.splits, key=_ORDER.index)
     scans = {
         name: scan_split(name, opened.splits[name], preprocess, label_sets=opened.label_sets, validator=validator)
         for name in names
     }
-    found = check_scans(list(scans.values()), rules, class_names=opened.class_names)
+    found = check_scans(list(scans.values()), rules, class_names=opened.class_names, reference=reference)
     report = ValidationReport(
         source=source.name,
         class_names=opened.class_names,

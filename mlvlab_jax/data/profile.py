@@ -6,6 +6,7 @@ Everything is an integer count, so that profiles of parts add up to exactly the 
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -150,6 +151,26 @@ class DataProfile:
             )
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"not a data profile ({type(error).__name__}: {error}); make the profile again") from None
+
+
+def read_profile(path: Path, *, num_channels: int) -> DataProfile:
+    """The profile in a file, of images with `num_channels` channels.
+
+    Raises:
+        DataError: No such file, not a profile, or one of images with other channels.
+    """
+    try:
+        profile = DataProfile.from_json(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected a profile.json, such as a model package holds") from None
+    except (DataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}") from None
+    if len(profile.pixels) != num_channels:
+        raise DataError(
+            f"{path}: profile of {len(profile.pixels)} channels, and the images have {num_channels}; expected the "
+            "profile of a model for such images"
+        )
+    return profile
 
 
 def _counts(values: Any, shape: tuple[int, ...]) -> np.ndarray:

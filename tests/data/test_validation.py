@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec, ValidationC
 from mlvlab_jax.data.findings import read_report
 from mlvlab_jax.data.inspection import check_before_training, inspect_data
 from mlvlab_jax.data.open import open_data
+from mlvlab_jax.data.profile import DataProfile
 from mlvlab_jax.data.quarantine import write_quarantine
 from mlvlab_jax.data.report_page import render_page
 from mlvlab_jax.data.validation import DataValidator, ImageDataValidator, ValidationError, load_validator
@@ -168,6 +170,32 @@ def test_empty_absent_and_uneven_classes_and_shifted_pixels_are_named(tmp_path):
     (empty,) = (f for f in report.findings if f.severity == "error")
     assert (empty.kind, empty.split, empty.count) == ("empty class", "train", 1)
     assert "'d'" in empty.message
+
+
+def test_statistics_are_compared_with_a_reference_profile(tmp_path):
+    rng = np.random.default_rng(0)
+    dark = np.stack([textured(rng, channels=3) // 2 for _ in range(20)])
+    np.savez(tmp_path / "dark.npz", x_train=dark, y_train=np.arange(20) % 2, x_test=dark[:4], y_test=np.arange(4) % 2)
+    source, path = spec_of("arrays", path=str(tmp_path / "dark.npz")), tmp_path / "profile.json"
+
+    def find(images):
+        profile = DataProfile.empty(2, images.shape[-1]).update(images, np.zeros(len(images), np.int64))
+        path.write_text(profile.to_json())
+        rules = params_from(ValidationConfig, {"reference": str(path)})
+        findings = inspect_data(source, PreprocessSpec(), rules).report.findings
+        return [(found.split, found.message) for found in findings if found.kind == "statistics"]
+
+    assert find(dark) == []
+    bright = find(255 - dark)
+    assert [split for split, _ in bright] == ["train", "test"]
+    assert re.match(r"mean 0\.2\d+/.*; the reference has 0\.7", bright[0][1])
+    with pytest.raises(DataError, match=r"profile\.json: profile of 1 channels, and the images have 3"):
+        find(dark[..., :1])
+    path.write_text("{}")
+    for name, message in (("profile.json", "not a data profile"), ("none.json", "No such file.*expected a profile")):
+        rules = params_from(ValidationConfig, {"reference": str(tmp_path / name)})
+        with pytest.raises(DataError, match=message):
+            inspect_data(source, PreprocessSpec(), rules)
 
 
 def test_the_validator_accepts_good_samples_and_names_the_broken_rule():
