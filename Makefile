@@ -21,10 +21,10 @@ train: $(INSTALLED)  ## install, then train the default model on 1,797 real hand
 	$(BIN)/mlvlab train --config configs/digits.yaml
 
 test: $(INSTALLED)  ## install, then run the tests
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-all: $(INSTALLED)  ## the tests and the slow ones
-	$(BIN)/python -m pytest -q -m "" --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest -q -m "" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(INSTALLED)  ## lint, format, types, layers
 	$(BIN)/ruff check .
