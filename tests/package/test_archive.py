@@ -38,7 +38,7 @@ def tar_of(path, folder, *members, mode="w"):
     return path
 
 
-def refused(path, expected, scratch):
+def assert_refused(path, expected, scratch):
     with pytest.raises(PackageError, match=expected) as caught, open_folder(path):
         pass
     assert caught.value.exit_code == 65
@@ -92,7 +92,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_tar_with_a_member_of_harm_is_refused_before_anything_is_written(name, folder, tmp_path, scratch):
     member, expected = HOSTILE[name]
-    refused(tar_of(tmp_path / "x.tar", folder, member), expected, scratch)
+    assert_refused(tar_of(tmp_path / "x.tar", folder, member), expected, scratch)
     into = tmp_path / "into"
     into.mkdir()
     with pytest.raises(PackageError):
@@ -103,7 +103,7 @@ def test_a_tar_with_a_member_of_harm_is_refused_before_anything_is_written(name,
 
 def test_a_tar_of_very_many_members_is_refused(folder, tmp_path, scratch):
     many = [(f"digits/{i}", {"type": tarfile.DIRTYPE}, b"") for i in range(1000)]
-    refused(tar_of(tmp_path / "x.tar", folder, *many), "over 17 members", scratch)
+    assert_refused(tar_of(tmp_path / "x.tar", folder, *many), "over 17 members", scratch)
 
 
 def test_a_sparse_member_is_refused(folder, tmp_path, scratch):
@@ -116,18 +116,18 @@ def test_a_sparse_member_is_refused(folder, tmp_path, scratch):
     }
     member = ("digits/x", {"pax_headers": header}, b"0\n".ljust(512, b"\0"))
     (folder / "README.md").unlink()
-    refused(tar_of(tmp_path / "x.tar", folder, member), "of tar type|twice", scratch)
+    assert_refused(tar_of(tmp_path / "x.tar", folder, member), "of tar type|twice", scratch)
 
 
 def test_what_is_no_plain_tar_is_refused(folder, tmp_path, scratch):
     tar_of(tmp_path / "x.tar.gz", folder, mode="w:gz")
-    refused(tmp_path / "x.tar.gz", "not an uncompressed tar", scratch)
+    assert_refused(tmp_path / "x.tar.gz", "not an uncompressed tar", scratch)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("../../evil.json", "{}")
-    refused(tmp_path / "x.zip", "not an uncompressed tar", scratch)
+    assert_refused(tmp_path / "x.zip", "not an uncompressed tar", scratch)
     (tmp_path / "empty.tar").write_bytes(b"")
-    refused(tmp_path / "empty.tar", "not an uncompressed tar|0 files manifest", scratch)
-    refused(tmp_path / "gone.tar", "no such folder or file", scratch)
+    assert_refused(tmp_path / "empty.tar", "not an uncompressed tar|0 files manifest", scratch)
+    assert_refused(tmp_path / "gone.tar", "no such folder or file", scratch)
 
 
 def test_a_tar_that_ends_early_is_refused(folder, tmp_path, scratch):

@@ -21,7 +21,7 @@ def folder(tmp_path):
     return make_folder(tmp_path / "package")
 
 
-def refused(folder, expected):
+def assert_refused(folder, expected):
     with pytest.raises(PackageError, match=expected) as caught:
         verify_files(folder)
     assert caught.value.exit_code == 65
@@ -64,18 +64,18 @@ def test_one_flipped_bit_anywhere_in_a_file_is_refused(name, folder):
 def test_a_byte_of_the_manifest_that_changes_nothing_it_says_is_refused(folder):
     whole = (folder / MANIFEST).read_text()
     (folder / MANIFEST).write_text(whole.replace(",\n", ", ", 1))
-    refused(folder, "manifest.json: was altered")
+    assert_refused(folder, "manifest.json: was altered")
 
 
 @pytest.mark.parametrize("name", sorted(MEMBERS.keys() - {MANIFEST}))
 def test_a_missing_file_is_refused_though_the_manifest_were_written_anew(name, folder):
     (folder / name).unlink()
-    refused(folder, f"lacks .*{name}")
+    assert_refused(folder, f"lacks .*{name}")
     sign_again(folder)
     if name in OPTIONAL:
         verify_files(folder)
     else:
-        refused(folder, f"lacks .*{name}")
+        assert_refused(folder, f"lacks .*{name}")
 
 
 @pytest.mark.parametrize(
@@ -84,26 +84,26 @@ def test_a_missing_file_is_refused_though_the_manifest_were_written_anew(name, f
 def test_an_extra_file_is_refused_though_the_manifest_were_written_anew(name, folder):
     (folder / name).write_bytes(b"import os")
     sign_again(folder)
-    refused(folder, "expected nothing but")
+    assert_refused(folder, "expected nothing but")
 
 
 def test_odd_things_in_the_folder_are_refused(folder, tmp_path):
     (folder / "code").mkdir()
-    refused(folder, "code: is a folder")
+    assert_refused(folder, "code: is a folder")
     (folder / "code").rmdir()
     (folder / "README.md").unlink()
     os.mkfifo(folder / "README.md")
-    refused(folder, "README.md: is a pipe")
+    assert_refused(folder, "README.md: is a pipe")
     (folder / "README.md").unlink()
     (tmp_path / "elsewhere").write_text("contents of README.md\n")
     (folder / "README.md").symlink_to(tmp_path / "elsewhere")
-    refused(folder, "README.md: is a symbolic link")
+    assert_refused(folder, "README.md: is a symbolic link")
 
 
 def test_a_link_in_place_of_a_folder_is_refused(folder, tmp_path):
     (folder / "export").rename(tmp_path / "elsewhere")
     (folder / "export").symlink_to(tmp_path / "elsewhere")
-    refused(folder, "export: is a symbolic link")
+    assert_refused(folder, "export: is a symbolic link")
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "/etc/passwd", "export/../../x"])
@@ -111,7 +111,7 @@ def test_a_path_outside_in_the_manifest_is_refused(name, folder):
     tree = json.loads((folder / MANIFEST).read_text())
     tree["files"][name] = {"sha256": "0" * 64, "bytes": 3}
     rewrite_manifest(folder, tree)
-    refused(folder, "lacks .*" + name)
+    assert_refused(folder, "lacks .*" + name)
 
 
 def rewrite_manifest(folder, tree):
@@ -133,7 +133,7 @@ def rewrite_manifest(folder, tree):
 )
 def test_a_manifest_that_says_something_else_is_refused(change, expected, folder):
     rewrite_manifest(folder, json.loads((folder / MANIFEST).read_text()) | change)
-    refused(folder, expected)
+    assert_refused(folder, expected)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_a_manifest_that_says_something_else_is_refused(change, expected, folder
 )
 def test_a_manifest_that_is_no_json_object_is_refused(text, folder):
     (folder / MANIFEST).write_text(text, encoding="latin-1")
-    refused(folder, "manifest.json: ")
+    assert_refused(folder, "manifest.json: ")
 
 
 def test_a_file_over_its_bound_is_refused_before_it_is_read(folder):
     with (folder / "README.md").open("r+b") as file:
         file.truncate(2**33)
-    refused(folder, "README.md has 8589934592 bytes; expected at most 1048576")
+    assert_refused(folder, "README.md has 8589934592 bytes; expected at most 1048576")
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,12 @@ def test_a_file_over_its_bound_is_refused_before_it_is_read(folder):
 def test_arrays_that_are_not_safetensors_are_refused_though_the_manifest_were_written_anew(data, folder):
     (folder / "model.safetensors").write_bytes(data)
     sign_again(folder)
-    refused(folder, "model.safetensors: not a safetensors file")
+    assert_refused(folder, "model.safetensors: not a safetensors file")
 
 
 def test_a_folder_without_a_package_is_refused(tmp_path):
-    refused(tmp_path / "gone", "gone: no such folder")
-    refused(tmp_path, "has no manifest.json")
+    assert_refused(tmp_path / "gone", "gone: no such folder")
+    assert_refused(tmp_path, "has no manifest.json")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_folder_without_a_package_is_refused(tmp_path):
 )
 def test_a_document_that_says_something_else_is_refused_though_signed(name, change, expected, folder):
     rewrite(folder, name, change)
-    refused(folder, expected)
+    assert_refused(folder, expected)
 
 
 def test_plugins_in_a_package_are_not_imported(folder, tmp_path, monkeypatch):
