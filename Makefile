@@ -44,7 +44,7 @@ golden: $(INSTALLED)  ## write the golden files of the shipped configurations an
 
 lock: $(INSTALLED)  ## resolve requirements.lock anew, for all supported Pythons
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-		--extra dev --extra track --extra sweep --extra opencv \
+		--extra dev --extra track --extra sweep --extra opencv --extra serve \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
 clean:  ## remove what was installed and what was trained

@@ -1,0 +1,1 @@
+"""Serves a model package over HTTP, and from Python."""
