@@ -39,9 +39,12 @@ class ServingMetrics:
     """Counters of one server, in a registry of their own.
 
     What watches the model adds its own to `registry`, so that one page shows all.
+
+    Args:
+        queue_capacity: Images that may wait for the device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, queue_capacity: int = 0) -> None:
         prometheus_client.disable_created_metrics()  # else each counter brings a series with the time it was made
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("mlvlab_requests", "Requests answered.", ["route", "code"], registry=registry)
@@ -58,6 +61,7 @@ class ServingMetrics:
         self.refused = Counter("mlvlab_refused", "Requests refused, by reason.", ["reason"], registry=registry)
         self.queue_images = Gauge("mlvlab_queue_images", "Images that wait for the device.", registry=registry)
         self.queue_capacity = Gauge("mlvlab_queue_capacity", "Images that may wait.", registry=registry)
+        self.queue_capacity.set(queue_capacity)
         self.batch_images = Histogram(
             "mlvlab_batch_images",
             "Images in a batch, without padding.",
@@ -93,6 +97,33 @@ class ServingMetrics:
         self._versions.append((name, version))
         if len(self._versions) > _MAX_VERSIONS:
             self.predictions.remove(*self._versions.popleft())
+
+    def add_request(self, path: str, *, code: int, seconds: float) -> None:
+        """A request for `path` was answered with `code`."""
+        route = find_route(path)
+        self.requests.labels(route, str(code)).inc()
+        self.request_seconds.labels(route).observe(seconds)
+
+    def add_predictions(self, name: str, version: str, num_images: int) -> None:
+        """A version that `set_model` named answered so many images."""
+        self.predictions.labels(name, version).inc(num_images)
+
+    def add_refusal(self, reason: str) -> None:
+        """A request was not computed, for one of `REASONS`."""
+        self.refused.labels(reason).inc()
+
+    def set_queue(self, num_images: int) -> None:
+        """So many images wait for the device now."""
+        self.queue_images.set(num_images)
+
+    def add_batch(self, num_images: int, *, seconds: float) -> None:
+        """The device took `seconds` for a batch, padding not counted."""
+        self.batch_images.observe(num_images)
+        self.compute_seconds.observe(seconds)
+
+    def add_nonfinite(self, num_images: int) -> None:
+        """The logits of so many images are not finite."""
+        self.nonfinite.inc(num_images)
 
     def render(self) -> bytes:
         """All of `registry` as text, of the type `prometheus_client.CONTENT_TYPE_PLAIN_0_0_4`."""

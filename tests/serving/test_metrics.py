@@ -67,8 +67,7 @@ def test_random_names_and_paths_make_no_series_of_their_own():
     metrics = ServingMetrics()
     for k in range(2000):
         for path in (f"/v2/models/m{k}/infer", f"/x{k}", f"/v2/models/m/versions/{k}", f"/v2/models/{k}/a/b"):
-            metrics.requests.labels(find_route(path), "404").inc()
-            metrics.request_seconds.labels(find_route(path)).observe(0.1)
+            metrics.add_request(path, code=404, seconds=0.1)
     samples = families(metrics)
     assert {s.labels["route"] for s in samples["mlvlab_requests"]} <= set(ROUTES)
     assert max(map(len, samples.values())) <= 200
@@ -86,3 +85,25 @@ def test_versions_that_were_left_long_ago_are_forgotten_and_one_that_came_back_i
     versions = {s.labels["version"] for s in samples["mlvlab_predictions"]}
     assert len(versions) <= 60
     assert {"first", "299"} <= versions
+
+
+def test_a_batch_a_refusal_and_the_queue_are_counted():
+    metrics = ServingMetrics(queue_capacity=64)
+    metrics.set_queue(3)
+    metrics.add_batch(5, seconds=0.02)
+    metrics.add_refusal("queue_full")
+    metrics.add_nonfinite(2)
+    metrics.set_model("digits", "1.0.0", package="a")
+    metrics.add_predictions("digits", "1.0.0", 5)
+    metrics.add_request("/v1/classify", code=200, seconds=0.03)
+    value = metrics.registry.get_sample_value
+    assert value("mlvlab_queue_images") == 3
+    assert value("mlvlab_queue_capacity") == 64
+    assert value("mlvlab_batch_images_bucket", {"le": "4.0"}) == 0
+    assert value("mlvlab_batch_images_bucket", {"le": "8.0"}) == 1
+    assert value("mlvlab_compute_seconds_sum") == 0.02
+    assert value("mlvlab_refused_total", {"reason": "queue_full"}) == 1
+    assert value("mlvlab_nonfinite_total") == 2
+    assert value("mlvlab_predictions_total", {"model": "digits", "version": "1.0.0"}) == 5
+    assert value("mlvlab_requests_total", {"route": "/v1/classify", "code": "200"}) == 1
+    assert value("mlvlab_request_seconds_sum", {"route": "/v1/classify"}) == 0.03
