@@ -101,6 +101,7 @@ class Models:
         self._refusal: _Refusal | None = None
         self._trouble = ""
         self._draining = False
+        self._loading = False
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "mlvlab-models")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,6 +110,16 @@ class Models:
     def ready(self) -> bool:
         """Whether requests are taken."""
         return self._current is not None and not self._draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._draining
+
+    @property
+    def loading(self) -> bool:
+        """Whether a version is being loaded, which cannot be interrupted."""
+        return self._loading
 
     def current(self) -> Served:
         """The version that answers.
@@ -139,10 +150,7 @@ class Models:
             MlvlabError: There is none that can be served.
         """
         self._metrics.ready.set(0)
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._thread, self._source.find)
-        path = await loop.run_in_executor(self._thread, self._source.open, found)
-        self._change(found, await loop.run_in_executor(self._thread, self._load, found, path))
+        self._change(*await asyncio.get_running_loop().run_in_executor(self._thread, self._open_first))
         self._spawn(self._follow())
 
     def look(self) -> None:
@@ -198,6 +206,10 @@ class Models:
                 del following
                 _log.warning("reload: %s %s serves, %s left; %.1f s", found.name, found.version, left, seconds)
 
+    def _open_first(self) -> "tuple[Found, Predictor]":
+        found = self._source.find()
+        return found, self._load(found, self._source.open(found))
+
     def _open_next(self) -> "tuple[Found, Predictor] | None":
         """On the thread: the version that is meant now, loaded; None if the one that answers is to go on."""
         path = None
@@ -225,7 +237,11 @@ class Models:
             return None
 
     def _load(self, found: Found, path: Path) -> "Predictor":
-        predictor = self._open_version(path, found)
+        self._loading = True
+        try:
+            predictor = self._open_version(path, found)
+        finally:
+            self._loading = False
         check_digest(found, predictor.package.manifest.sha256)
         if self._current is not None:
             _check_like(self._current.predictor, predictor)
