@@ -63,7 +63,7 @@ class FakeModels:
     """One version, always."""
 
     def __init__(self, predictor, config, metrics):
-        self.ready, self.served = True, None
+        self.ready, self.draining, self.served = True, False, None
         self._make = lambda: Served(predictor, Batcher(predictor.predict, config.batching, metrics=metrics))
 
     def current(self):
