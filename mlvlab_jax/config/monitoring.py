@@ -4,10 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mlvlab_jax.config.fields import configclass
+from mlvlab_jax.config.fields import PluginField, configclass, default_spec
+from mlvlab_jax.plugins import DRIFT_TESTS, Spec
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+_TESTS = ("kolmogorov_smirnov", "chi_square", "psi", "mmd", "domain_classifier")
 
 
 @configclass
@@ -20,6 +22,10 @@ class DriftConfig:
     """Share of windows without any drift in which an alarm may be raised, over all tests together."""
     persistence: Positive = 2
     """Windows in a row that must differ before an alarm is raised, and agree before it is resolved."""
+    tests: Annotated[tuple[Annotated[Spec, PluginField(DRIFT_TESTS)], ...], Field(min_length=1)] = Field(
+        default_factory=lambda: tuple(default_spec(DRIFT_TESTS, name)() for name in _TESTS)
+    )
+    """What a window is put through; each further test makes all of them a little stricter."""
 
 
 @configclass
