@@ -32,10 +32,10 @@ class DriftConfig:
 class WebhookConfig:
     """Where alarms are posted."""
 
-    url: str | None = None
-    """Address that takes a JSON POST; null sends none."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]")] | None = None
+    """Address, http or https, that takes a JSON POST in the form of Alertmanager's webhook; null: alerts are logged."""
     timeout_s: PositiveFloat = 5.0
-    """Seconds an attempt may take."""
+    """Seconds an attempt may take to connect, to send and to be answered, each."""
     max_pending: Positive = 100
     """Messages kept while the address does not answer; beyond, the oldest is dropped and counted."""
 
@@ -55,7 +55,8 @@ class MonitoringConfig:
     webhook: WebhookConfig = Field(default_factory=WebhookConfig)
     """Where alarms are posted."""
     max_pending: Positive = 2000
-    """Observations that may wait for the worker; beyond, new ones are dropped and counted, never waited for."""
+    """Observations that may wait for the worker, of 64 MiB of pixels at most; beyond, new ones are dropped and counted,
+    never waited for."""
     max_unlabelled: Positive = 100_000
     """Predictions remembered for labels that come later."""
 

@@ -110,10 +110,14 @@ class Detector:
             DataError: Fewer than 500 observations; the count of windows in a row stays as it was.
         """
         verdict = self.judge(window)
-        self._num_against = self._num_against + 1 if verdict.rejected != self._alarm else 0
+        return verdict._replace(alarm=self.count(verdict.rejected))
+
+    def count(self, rejected: bool) -> bool:
+        """Whether the alarm is on after one more verdict, such as one that an earlier process gave."""
+        self._num_against = self._num_against + 1 if rejected != self._alarm else 0
         if self._num_against == self._config.persistence:
-            self._alarm, self._num_against = verdict.rejected, 0
-        return verdict._replace(alarm=self._alarm)
+            self._alarm, self._num_against = rejected, 0
+        return self._alarm
 
 
 def compute_level(config: DriftConfig, *, num_window: int, num_reference: int) -> float:

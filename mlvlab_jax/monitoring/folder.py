@@ -46,9 +46,8 @@ class MonitorFolder:
     def __init__(self, path: Path, *, keep_windows: int) -> None:
         self._path = path
         self._keep_windows = keep_windows
-        self._lock = contextlib.ExitStack()
-        self._lock.enter_context(exclusive_writer(path))
-        with self._lock.pop_all() as opened:
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(exclusive_writer(path, option="monitoring.folder"))
             self._windows = LinesFile(path / "windows.jsonl", keep=keep_windows)
             self._labels = LinesFile(path / "labels.jsonl", keep=MAX_LABELS)
             self._lock = opened.pop_all()

@@ -170,9 +170,10 @@ class Watcher:
         if self._num_dropped > self._num_dropped_told:
             self._num_dropped_told = self._num_dropped
             self._failures.note(BehindError("answers come faster than they are judged; some are dropped"))
-        if observations:
-            names = self._judge.watched.class_names
-            self._metrics.count_answers(np.stack([seen.probabilities for seen in observations]), names)
+        watched = self._judge.watched
+        # Not so where a new version could not be followed: its answers are nobody's then.
+        if observations and observations[0].version == watched.version:
+            self._metrics.count_answers(np.stack([seen.probabilities for seen in observations]), watched.class_names)
             self._judge.take(observations)
 
     def _next_observations(self) -> list[Observation]:
