@@ -189,8 +189,12 @@ def is_sampled(request_id: str, *, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8]) < share * 2**64
 
 
-def read_recorded(folder: Path) -> Iterator[RecordedRequest]:
+def read_recorded(folder: Path, *, limit: int | None = None) -> Iterator[RecordedRequest]:
     """Recorded requests, the oldest first; those that a running server removes meanwhile are left out.
+
+    Args:
+        folder: Of a recorder.
+        limit: Only the newest so many; None: all.
 
     Raises:
         DataError: No such folder, nothing recorded in it, or a file that is not whole.
@@ -198,6 +202,10 @@ def read_recorded(folder: Path) -> Iterator[RecordedRequest]:
     paths = _list(folder)
     if not paths:
         raise DataError(f"{folder}: no recorded requests; expected files {_FILES}; give the server's recording.folder")
+    return _read(paths[-limit:] if limit else paths, folder=folder)
+
+
+def _read(paths: Sequence[Path], *, folder: Path) -> Iterator[RecordedRequest]:
     class_names: dict[str, tuple[str, ...]] = {}
     for path in paths:
         try:

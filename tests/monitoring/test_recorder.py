@@ -201,7 +201,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 
 def test_a_folder_without_recorded_requests_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"recording\.folder"):
-        list(read_recorded(tmp_path / "missing"))
+        read_recorded(tmp_path / "missing")
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
