@@ -102,7 +102,7 @@ def test_each_request_gets_its_own_answers_whatever_the_batches():
 
         return await asyncio.gather(*(client(requests[at::20]) for at in range(20)))
 
-    found, device, metrics = run(scenario, max_size=8, queue_size=400)
+    found, _, metrics = run(scenario, max_size=8, queue_size=400)
     answers = [pair for client in found for pair in client]
     assert len(answers) == 400
     for images, outputs in answers:
@@ -317,7 +317,7 @@ def test_the_guilty_image_is_named_in_a_request_of_several_batches():
             await ask(batcher, number(*range(9), POISON, *range(10, 14)))
         return caught.value.index
 
-    index, device, _ = run(scenario, max_size=4)
+    index, _, _ = run(scenario, max_size=4)
     assert index == 9
 
 
@@ -366,7 +366,7 @@ def test_closing_answers_what_was_accepted_and_refuses_what_comes_later():
         await closing
         return caught.value.reason, [(await task).probabilities[0, 0] for task in tasks]
 
-    (reason, answers), device, metrics = run(scenario, device=Device(is_open=False))
+    (reason, answers), _, metrics = run(scenario, device=Device(is_open=False))
     assert reason == "draining"
     assert answers == [0, 1, 2, 3, 4, 5]
     assert metrics.refusals == ["draining"]

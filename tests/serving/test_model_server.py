@@ -73,7 +73,7 @@ def test_a_version_and_an_alias_of_the_registry_are_opened_by_name(made, server,
     monkeypatch.chdir(tmp_path)
     registry = ModelRegistry(FileStore())
     registry.register(name="digits", version="1.0.0", package=made)
-    registry.promote("digits", "1.0.0", policy=PromotionPolicy(tolerance_points=None, require_data_version=False))
+    registry.promote("digits", "1.0.0", policy=PromotionPolicy(data_version="any"))
     for reference in ("digits:1.0.0", "digits@champion"):
         opened = ModelServer(reference)
         assert (opened.model.name, opened.model.version) == ("digits", "1.0.0")
