@@ -25,6 +25,7 @@ COMMANDS = {
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),
     "validate": ("validate", "check every example of the data, and list what is wrong"),
+    "shadow": ("shadow", "put recorded requests to another version, and see where it differs"),
     "sweep": ("sweep", "search a space of configurations, and write down the best"),
 }
 
