@@ -1,8 +1,11 @@
 """The page at /: drop or choose a picture, see its classes. It holds nothing of the model until it is asked."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from mlvlab_jax.pages import render_document
 from mlvlab_jax.serving.replies import reply_bytes
@@ -32,7 +35,8 @@ _BODY = """
 
 _STYLE = """
 body { max-width: 34rem } header { margin-bottom: 1.4rem } a { color: inherit }
-#drop { display: grid; place-content: center; justify-items: center; gap: .6rem; min-height: 13rem; padding: 1rem; text-align: center; cursor: pointer;
+#drop { display: grid; place-content: center; justify-items: center; gap: .6rem; min-height: 13rem;
+  padding: 1rem; text-align: center; cursor: pointer;
   border: 2px dashed var(--quiet); border-radius: .8rem; background: var(--soft); position: relative }
 #drop:hover, #drop.over { border-color: var(--blue) } #drop:focus-within { outline: 3px solid var(--blue) }
 #file { position: absolute; width: 1px; height: 1px; opacity: 0 }
@@ -169,15 +173,15 @@ greet();
 PAGE = render_document(_BODY, title="Which class is it?", style=_STYLE, script=_SCRIPT).encode()
 
 
-def reply_page(request: Request, *, status: int = 200) -> Response:
+def reply_page(scope: Scope, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The page."""
-    return reply_bytes(request.scope, PAGE, media_type="text/html", status=status, headers=_HEADERS)
+    return reply_bytes(scope, PAGE, media_type="text/html", status=status, headers=_HEADERS | dict(headers or {}))
 
 
 def add_page(app: FastAPI) -> None:
     """Adds the route."""
 
     async def page(request: Request) -> Response:
-        return reply_page(request)
+        return reply_page(request.scope)
 
     app.add_api_route("/", page, include_in_schema=False)

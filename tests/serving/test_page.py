@@ -137,20 +137,9 @@ def test_a_slow_answer_to_an_older_picture_is_not_shown(browser, served, files):
     assert len(serving.told["observe"]) == 2
 
 
-def open_to_all(app):
-    """The page itself without a token, as from a cache; everything else asks for it."""
-
-    async def answer(scope, receive, send):
-        if scope.get("path") == "/":
-            scope = scope | {"headers": [*scope["headers"], (b"authorization", b"Bearer correct-horse-battery")]}
-        await app(scope, receive, send)
-
-    return answer
-
-
 def test_a_token_is_asked_for_and_used(browser, served, files):
     serving = make_serving()
-    served(serving, token=Token("correct-horse-battery"), wrap=open_to_all)
+    served(serving, token=Token("correct-horse-battery"))
     browser.wait("!$('key').hidden")
     browser.choose("#file", files / "light.jpg")
     browser.wait("$('trouble').textContent === 'The server does not take this token.'")
