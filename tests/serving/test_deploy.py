@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 import yaml
-from mlvlab_jax.serving.metrics import ROUTES, ServingMetrics
 
 from mlvlab_jax.config.serving import ServingConfig
 from mlvlab_jax.serving import probe
+from mlvlab_jax.serving.metrics import ROUTES, ServingMetrics
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "scripts" / "deploy"
