@@ -18,6 +18,7 @@ from mlvlab_jax.serving.metrics import ServingMetrics
 from mlvlab_jax.serving.models import Models
 from mlvlab_jax.serving.openapi import PlainRoute
 from mlvlab_jax.serving.page import add_page
+from mlvlab_jax.serving.parts import Parts
 from mlvlab_jax.serving.replies import add_error_replies
 
 
@@ -45,9 +46,9 @@ def make_app(
     )
     app.router.route_class = PlainRoute
     add_error_replies(app)
-    decoders, audience = Decoders(config.batching, metrics=metrics), Audience(observe, record)
-    add_classify(app, models, config, decoders=decoders, metrics=metrics, audience=audience)
-    add_infer(app, models, config, decoders=decoders, metrics=metrics, audience=audience)
+    parts = Parts(models, config, Decoders(config.batching, metrics=metrics), metrics, Audience(observe, record))
+    add_classify(app, parts)
+    add_infer(app, parts)
     add_health(app, models)
     add_metadata(app, models)
     add_labels(app, label)

@@ -1,7 +1,9 @@
 """What is not answered in time, has no room, or has nobody who waits for it; and its neighbours."""
 
 import asyncio
+import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tests.serving.fakes import (
     FakePredictor,
     check_refusal,
     close_all,
+    listening,
     make_serving,
     shade,
 )
@@ -166,3 +169,29 @@ def test_a_client_that_leaves_is_never_computed_for(stage):
     assert predictor.calls.count(1) == 1
     assert serving.refused("client_gone") == 1
     assert len(serving.told["observe"]) == 1
+
+
+def test_a_connection_that_breaks_is_never_computed_for():
+    predictor = Gated()
+    serving = make_serving(predictor, batching={"max_size": 1})
+    file = shade(10)
+    request = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(
+        file
+    )
+    with listening(serving) as port, socket.create_connection(("127.0.0.1", port)) as held:
+        held.sendall(request + file)
+        wait_for(lambda: predictor.calls)
+        with socket.create_connection(("127.0.0.1", port)) as leaving:
+            leaving.sendall(request + file)
+            wait_for(lambda: serving.models.served.batcher.num_queued == 1)
+        wait_for(lambda: serving.refused("client_gone") == 1)
+        predictor.gate.set()
+        assert held.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert predictor.calls == [1]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
