@@ -10,7 +10,14 @@ from starlette.responses import Response
 from mlvlab_jax.serving.after import Answer
 from mlvlab_jax.serving.binary import HEADER_LENGTH
 from mlvlab_jax.serving.incoming import receive, while_connected
-from mlvlab_jax.serving.openapi import DEADLINE, INFER_BODY, InferAnswer, document_errors, document_path
+from mlvlab_jax.serving.openapi import (
+    DEADLINE,
+    INFER_BODY,
+    InferAnswer,
+    document_binary,
+    document_errors,
+    document_path,
+)
 from mlvlab_jax.serving.parts import Parts
 from mlvlab_jax.serving.protocol import InferReply, count_json_values, parse_request, render_reply
 from mlvlab_jax.serving.replies import find_request_id, name_version, reply_bytes
@@ -33,7 +40,7 @@ def add_infer(app: FastAPI, parts: Parts) -> None:
             infer,
             methods=["POST"],
             response_model=InferAnswer,
-            responses=document_errors(400, 404, 408, 413, 415, 499, 500, 503, 504),
+            responses=document_errors(400, 404, 408, 413, 415, 499, 500, 503, 504) | document_binary("The outputs"),
             openapi_extra={"parameters": [*document_path(path), DEADLINE], "requestBody": INFER_BODY},
         )
 
