@@ -35,7 +35,7 @@ class Alerts:
         path = None if folder is None else folder / "alerts.json"
         self._outbox = Outbox(path, max_pending=config.max_pending)
         self._sender = Sender(self._outbox, send or make_send(config), metrics=metrics)
-        self._labels = {"alertname": "MlvlabDrift", "severity": "warning"}
+        self._labels = {"alertname": "MlvlabDriftAlarm", "severity": "warning"}
         self._last: JudgedWindow | None = None
 
     def follow(self, model: str, version: str) -> None:

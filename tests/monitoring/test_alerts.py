@@ -107,7 +107,7 @@ def test_an_alert_is_posted_once_when_it_starts_and_once_when_it_ends(receive, a
         alerts.end_drift_alert()
     wait_until(lambda: count(alerts, "sent") == 2)
     firing, resolved = receiver.taken
-    labels = {"alertname": "MlvlabDrift", "severity": "warning", "model": "pets", "version": "v1"}
+    labels = {"alertname": "MlvlabDriftAlarm", "severity": "warning", "model": "pets", "version": "v1"}
     assert (firing["version"], firing["status"], firing["commonLabels"]) == ("4", "firing", labels)
     (one,), (other,) = firing["alerts"], resolved["alerts"]
     assert (one["status"], one["labels"], one["endsAt"]) == ("firing", labels, "0001-01-01T00:00:00Z")
