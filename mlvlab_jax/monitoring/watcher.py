@@ -85,7 +85,7 @@ class Watcher:
         except Exception:
             self._judge.close()
             raise
-        self._tell_version()
+        self._alerts.follow(model, version, alarm=self._judge.alarm)
         self._thread = threading.Thread(target=self._run, name="mlvlab-monitor", daemon=True)
         self._thread.start()
 
@@ -128,8 +128,9 @@ class Watcher:
         self._alerts.close(timeout_s=timeout_s)
         if not self._thread.is_alive():
             self._judge.close()
-            if self._judge.num_waiting:
-                _log.info("%d answers of a window that is not complete are dropped", self._judge.num_waiting)
+            num_waiting = self._judge.num_waiting + len(self._pending)
+            if num_waiting:
+                _log.info("%d answers of a window that is not complete are dropped", num_waiting)
 
     def _offer(self, observations: Sequence[Observation]) -> None:
         num_dropped = 0
@@ -153,12 +154,13 @@ class Watcher:
         _lower_priority()
         importlib.import_module("scipy.stats")  # seconds, which the first window would take amid the traffic
         while not self._closing.is_set():
-            self._wake.wait()
-            self._closing.wait(_GATHER_S)
-            self._wake.clear()
-            while self._pending and not self._closing.is_set():
-                self._guard(self._take_piece)
+            if not self._pending:
+                self._wake.wait()
+                self._closing.wait(_GATHER_S)
+                self._wake.clear()
+            self._guard(self._take_piece)
             self._guard(self._take_labels)
+        self._guard(self._take_labels)
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Does a piece of work, then leaves the processor to the requests for some time."""
@@ -193,22 +195,13 @@ class Watcher:
                     observations.append(first)
                     continue
             self._judge.follow(first)
-            self._tell_version()
+            self._alerts.follow(first.model, first.version, alarm=self._judge.alarm)
         return observations
 
     def _take_labels(self) -> None:
         labels = [self._labels.popleft() for _ in range(len(self._labels))]
         if labels:
             self._judge.take_labels(labels)
-
-    def _tell_version(self) -> None:
-        """Lets alerts be about the version that the judge watches, and go on where an earlier process left them."""
-        watched = self._judge.watched
-        self._alerts.follow(watched.model, watched.version)
-        if self._judge.alarm:
-            self._alerts.send_drift_alert()
-        else:
-            self._alerts.end_drift_alert()
 
     def _note(self, judged: JudgedWindow) -> None:
         self._alerts.note(judged)

@@ -327,6 +327,22 @@ def test_labels_give_the_live_accuracy_over_a_restart(tmp_path, watch):
     wait_until(lambda: not (tmp_path / "live.json").exists())
 
 
+def test_labels_do_not_wait_for_the_end_of_the_traffic(watch, monkeypatch):
+    labelled, waiting = threading.Event(), []
+
+    def take_labels(self, labels):
+        waiting.append(len(watcher._pending))
+
+    monkeypatch.setattr("mlvlab_jax.monitoring.judge.Judge.take", lambda self, seen: labelled.wait(60))
+    watcher = watch(make_config())
+    monkeypatch.setattr("mlvlab_jax.monitoring.judge.Judge.take_labels", take_labels)
+    watcher.offer(draw_observations(1, num=100))
+    watcher.label("r1-0", 0, "cat")
+    labelled.set()
+    wait_until(lambda: waiting)
+    assert waiting == [100 - module._PIECE]
+
+
 def test_labels_of_nothing_or_of_no_class_are_refused(watch):
     watcher = watch(make_config())
     watcher.offer(draw_observations(1, num=1))
