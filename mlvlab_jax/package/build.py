@@ -145,7 +145,7 @@ def _write_files(folder: Path, run: Run, *, name: str, today: datetime.date) -> 
     predict = _bind(forward, weights)
     write_arrays(folder / "golden.safetensors", _make_golden(predict, data))
     temperature = run.evidence.calibration.temperature or 1.0
-    write_reference(folder / "reference.safetensors", _describe_held_out(predict, data, temperature=temperature))
+    write_reference(folder / "reference.safetensors", describe_held_out(predict, data, temperature=temperature))
     profile = make_profile(data.train, num_classes=len(data.class_names))
     write_atomic(folder / "profile.json", (profile.to_json() + "\n").encode())
     pipeline = config.pipeline
@@ -219,7 +219,7 @@ def _make_golden(predict: Predict, data: Data) -> dict[str, np.ndarray]:
     return {"image": image, "logits": logits, "embedding": embedding}
 
 
-def _describe_held_out(predict: Predict, data: Data, *, temperature: float) -> Reference:
+def describe_held_out(predict: Predict, data: Data, *, temperature: float) -> Reference:
     """The reference of the validation split, or else of the test split: of data the model was not trained on."""
     split = next(data.splits[name] for name in ("validation", "test", "train") if name in data.splits)
     if split.name == "train":
