@@ -17,7 +17,7 @@ from mlvlab_jax.data.open import open_data
 from mlvlab_jax.data.statistics import describe_images
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.folder import read_config
-from mlvlab_jax.errors import DataError, PackageError
+from mlvlab_jax.errors import DataError, NonFiniteError, PackageError
 from mlvlab_jax.package import build
 from mlvlab_jax.package.build import describe_held_out
 from mlvlab_jax.package.load import load_package
@@ -45,7 +45,7 @@ def validation(workdir):
     return split.source.fetch(split.ids)
 
 
-def test_the_reference_is_what_the_model_says_of_the_validation_split(opened, validation):
+def test_the_reference_is_what_the_model_says_of_the_validation_split(opened, validation, made):
     reference = opened.reference
     logits, embedding = opened.predict(validation.image)
     assert (reference.split, len(reference)) == ("validation", 8)
@@ -67,6 +67,7 @@ def test_the_reference_is_what_the_model_says_of_the_validation_split(opened, va
     np.testing.assert_array_equal(reference.prediction[found], logits.argmax(1)[order])
     np.testing.assert_allclose(reference.embedding[found], reference.project(embedding)[order], atol=1e-5)
     assert reference.embedding.shape == (8, 7)
+    assert "with 8 images of split `validation`" in (made / "README.md").read_text()
     assert opened.temperature != 1
     assert np.ptp(reference.values["confidence"]) > 0
 
@@ -250,6 +251,15 @@ def test_without_held_out_data_training_examples_are_taken_with_a_warning(tmp_pa
         reference = describe_held_out(fake_predict, data, temperature=1.0)
     assert (reference.split, len(reference)) == ("train", 6)
     assert "made of training examples" in caplog.text
+
+
+def test_embeddings_that_are_not_finite_are_refused(tmp_path):
+    def predict(image):
+        logits, embedding = fake_predict(image)
+        return logits, embedding / 0
+
+    with pytest.raises(NonFiniteError, match="split 'test': some embeddings"), np.errstate(divide="ignore"):
+        describe_held_out(predict, open_folder(tmp_path, per_class=2), temperature=1.0)
 
 
 def test_a_split_without_a_readable_image_is_refused(tmp_path):
