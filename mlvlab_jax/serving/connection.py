@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from mlvlab_jax.serving.limits import LINGER_S, REFUSED
+
 if TYPE_CHECKING:
     from mlvlab_jax.config.serving import LimitsConfig
     from mlvlab_jax.serving.metrics import ServingMetrics
@@ -51,6 +53,7 @@ class LimitedConnection(HttpToolsProtocol):
     _metrics: "ServingMetrics"
     _timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    _refused = False
     _in_headers = True
     _num_header_bytes = 0
     _num_silent_bytes = 0
@@ -76,14 +79,14 @@ class LimitedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Gives the parser what came; what may be headers in pieces that end at the limit, for a read can be larger."""
         limit = int(self._limits.max_header_kib * 2**10)
-        while data and self._in_headers and not self.transport.is_closing():
+        while data and self._in_headers and not self._refused:
             room = limit - self._num_header_bytes
             piece, data = data[:room], data[room:]
             self._num_header_bytes += len(piece)
             super().data_received(piece)
             if self._in_headers and self._num_header_bytes >= limit:
                 self._refuse(_LONG_HEADERS)
-        if data and not self.transport.is_closing():
+        if data and not self._refused:
             self._num_silent_bytes += len(data)
             super().data_received(data)
             if not self._in_headers and self._num_silent_bytes > limit:
@@ -168,18 +171,25 @@ class LimitedConnection(HttpToolsProtocol):
 
     def _refuse(self, reply: _Reply) -> None:
         """Answers what never became a request, and closes; an answer that is on its way is only cut off."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
+        self._refused = True
         if reply.reason is not None:
             self._metrics.add_refusal(reply.reason)
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self._metrics.add_request("", code=reply.status, seconds=0.0)
+        underway = self.cycle is not None and not self.cycle.response_complete
+        if not underway or not self.cycle.response_started:
             self.transport.write(_render(reply))
-        if self.cycle is not None:
+        if underway:
+            self.cycle.scope[REFUSED] = reply.status
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.close()
-        self._abort_later()
+        else:
+            self._metrics.add_request("", code=reply.status, seconds=0.0)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        # What still comes is dropped for a while: a client that is still sending would not see the reply.
+        self._stop_timer()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
 
 def _render(reply: _Reply) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlvlab_jax.serving.auth import CHALLENGES, Token
-from mlvlab_jax.serving.limits import Bodies, BodyError, ClientGoneError, drop_rest, has_body
+from mlvlab_jax.serving.limits import REFUSED, Bodies, BodyError, ClientGoneError, drop_rest, has_body
 from mlvlab_jax.serving.replies import CLIENT_GONE, reply_error
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Guard:
             await reply_error(scope, 500, "internal error")(scope, receive, watched)
         finally:
             seconds = (ended or time.perf_counter()) - began
-            self._metrics.add_request(scope["path"], code=status or CLIENT_GONE, seconds=seconds)
+            code = status or scope.get(REFUSED, CLIENT_GONE)
+            self._metrics.add_request(scope["path"], code=code, seconds=seconds)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
@@ -92,7 +93,8 @@ class Guard:
             await self._refuse(error.status, error.text, error.reason, scope, receive, send, later)
             return
         except ClientGoneError:
-            self._metrics.add_refusal("client_gone")
+            if REFUSED not in scope:
+                self._metrics.add_refusal("client_gone")
             return
         message: Message | None = {"type": "http.request", "body": body, "more_body": False}
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 _MAX_BODIES = 8
 #: Seconds for which the rest of a refused body is read and dropped: a client that is still sending when the connection
 #: is closed does not see the answer.
-_LINGER_S = 1.0
+LINGER_S = 1.0
+#: Key of a scope whose connection was closed by us; the value is the status that was sent.
+REFUSED = "mlvlab.refused"
 
 
 class BodyError(Exception):
@@ -97,7 +99,7 @@ def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 async def drop_rest(receive: Callable[[], Any]) -> None:
     """Reads and drops what still comes of a body, for a short time."""
     try:
-        async with asyncio.timeout(_LINGER_S):
+        async with asyncio.timeout(LINGER_S):
             while (await receive()).get("more_body", False):
                 pass
     except TimeoutError:
