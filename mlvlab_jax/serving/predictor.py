@@ -59,6 +59,7 @@ class Predictor:
         self.version = version or package.manifest.sha256[:12]
         self._programs = {size: package.compile(size) for size in make_buckets(max_batch)}
         self._plans = plan_batches({size: self._warm_up(size) for size in self._programs})
+        self.predict(np.zeros((1, *self.image), np.uint8))  # what is imported at the first answer is there afterwards
 
     @classmethod
     def open(
