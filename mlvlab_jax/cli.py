@@ -21,6 +21,7 @@ COMMANDS = {
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
+    "serve": ("serve", "answer over HTTP with a model of the registry, or with a package"),
     "report": ("report_run", "write one page about a run"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),
