@@ -1,10 +1,14 @@
+import ast
 import http.server
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from mlvlab_jax.config.serving import ServingConfig
 from mlvlab_jax.serving import probe
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -56,3 +60,11 @@ def test_a_probe_asks_the_servers_usual_port(monkeypatch):
     with pytest.raises(SystemExit):
         probe.main(["live"])
     assert asked == [("127.0.0.1", ServingConfig().port)]
+
+
+def test_a_probe_imports_the_standard_library_alone():
+    code = "import sys; from mlvlab_jax.serving import probe; print({n.partition('.')[0] for n in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    ours = {name for name in ast.literal_eval(done.stdout) if name not in sys.stdlib_module_names}
+    assert "mlvlab_jax" in ours
+    assert ours.isdisjoint({"numpy", "jax", "pydantic", "fastapi", "PIL"})
