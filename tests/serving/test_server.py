@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import io
 import itertools
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -23,6 +25,10 @@ from mlvlab_jax import serve as command
 from mlvlab_jax.config.serving import LimitsConfig, ServingConfig, TlsConfig
 from mlvlab_jax.data.decode import Header
 from mlvlab_jax.errors import ConfigError, PackageError
+from mlvlab_jax.package.load import load_package
+from mlvlab_jax.registry import ModelRegistry
+from mlvlab_jax.registry.file_store import FileStore
+from mlvlab_jax.registry.store import make_move
 from mlvlab_jax.serving.app import make_app
 from mlvlab_jax.serving.auth import Token
 from mlvlab_jax.serving.server import allow_connections, open_listener
@@ -36,6 +42,15 @@ LABELS = {"1.0.0": "one", "2.0.0": "two", "3.0.0": "three"}
 PNG = io.BytesIO()
 Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(PNG, "PNG")
 IMAGE = {"content": PNG.getvalue(), "headers": {"content-type": "image/png"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections():
+    """Each version that is left is followed by a collection, which need not look at all that pytest imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class DecodingPredictor(FakePredictor):
@@ -253,6 +268,17 @@ def test_every_route_of_the_application_asks_for_the_token(tmp_path):
         assert client.post(f"{base(server)}/v1/classify", **IMAGE).status_code == 200
 
 
+def test_names_that_clients_make_up_become_no_series(tmp_path):
+    with running(app_of, CONFIG, source=DecodingSource(tmp_path)) as server, httpx.Client() as client:
+        for k in range(100):
+            for path in (f"/v2/models/made-up-{k}", f"/v2/models/digits/versions/made-up-{k}/infer", f"/made-up-{k}"):
+                assert client.post(base(server) + path, content=b"{}").status_code in (404, 405)
+        text = client.get(f"{base(server)}/metrics").text
+    assert "made-up" not in text
+    series = [line.partition("{")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert max(series.count(name) for name in series) <= 200
+
+
 def test_a_port_that_is_taken_is_named():
     with open_listener("127.0.0.1", 0) as listener:
         listener.listen()
@@ -422,18 +448,13 @@ class Process:
         self.child.communicate()
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    return make_tiny_package(tmp_path_factory.mktemp("trained"))
-
-
 def read_metric(url, name, **options):
     text = httpx.get(f"{url}/metrics", **options).text
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE).group(1))
 
 
-def test_a_killed_server_starts_again_and_a_stopped_one_exits_with_0(package, tmp_path):
-    served = shutil.copytree(package, tmp_path / "package")
+def test_a_killed_server_starts_again_and_a_stopped_one_exits_with_0(made, tmp_path):
+    served = shutil.copytree(made, tmp_path / "package")
     arguments = ("--package", served, f"recording.folder={tmp_path / 'recorded'}", "recording.share=1.0")
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "MLVLAB_SERVE_TOKEN": SECRET}
     headers = {"authorization": f"Bearer {SECRET}"}
@@ -461,3 +482,82 @@ def test_a_killed_server_starts_again_and_a_stopped_one_exits_with_0(package, tm
         assert "reload refused: " in process.log
         assert "Traceback" not in process.log
     assert len(list((tmp_path / "recorded").rglob("*.request"))) > 20
+
+
+def read_rss_mib(process):
+    text = Path(f"/proc/{process.child.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", text).group(1)) / 1024
+
+
+def point(store, version):
+    previous = store.aliases("tiny").get("champion")
+    move = make_move("promote", alias="champion", version=version, previous=previous, details={})
+    store.set_alias("tiny", "champion", move)
+
+
+def has_version(url, version):
+    return f'version="{version}"' in httpx.get(f"{url}/metrics").text.partition("mlvlab_model_info{")[2].split("\n")[0]
+
+
+@pytest.mark.slow
+def test_twenty_changes_of_version_within_20000_requests(made, tmp_path):
+    other = make_tiny_package(tmp_path / "other", channels=3, training={"num_epochs": 3})
+    store = FileStore(tmp_path / "registry")
+    registry = ModelRegistry(store)
+    for version, folder in (("1.0.0", made), ("2.0.0", other), ("3.0.0", other)):
+        registry.register(name="tiny", version=version, package=folder)
+    best = {v: load_package(f).preprocess_bytes(IMAGE["content"]) for v, f in (("1.0.0", made), ("2.0.0", other))}
+    best = {v: load_package(f).predict_probabilities(best[v][None])[0] for v, f in (("1.0.0", made), ("2.0.0", other))}
+    broken = registry.open_package("tiny", "3.0.0") / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    point(store, "1.0.0")
+    arguments = ("--model", "tiny@champion", "--registry", tmp_path / "registry", "follow_s=0.2")
+    with Process(*arguments, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")}) as process:
+        url = process.wait_ready().url
+        with loaded(url, rate=50) as load:
+            wait_for(lambda: len(load.answers) > 500)
+            rss = [read_rss_mib(process)]
+            for k, version in enumerate(("2.0.0", "1.0.0") * 10):
+                point(store, version)
+                wait_for(lambda version=version: has_version(url, version), seconds=120)
+                wait_for(lambda k=k: len(load.answers) > 500 + 975 * (k + 1), seconds=120)
+                rss.append(read_rss_mib(process))
+            point(store, "3.0.0")
+            wait_for(lambda: read_metric(url, "mlvlab_reload_failing") == 1, seconds=120)
+            wait_for(lambda: len(load.answers) >= 20_500, seconds=120)
+            answers = load.finish()
+        assert process.end() == 0
+    print(f"{len(answers)} requests, {len(load.errors)} errors; RSS {', '.join(f'{mib:.0f}' for mib in rss)} MiB")
+    assert load.errors == []
+    assert {status for status, _, _ in answers} == {200}
+    assert [(v, int(best[v].argmax())) for v in best] == sorted({(v, int(top)) for _, v, top in answers})
+    assert max(rss[-5:]) <= 1.1 * max(rss[1:6])
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_process_at_once(made):
+    with Process("--package", made) as process:
+        host, port = process.wait_ready().url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+            time.sleep(0.2)
+            process.child.send_signal(signal.SIGTERM)
+            time.sleep(1.0)
+            assert process.child.poll() is None
+            began = time.monotonic()
+            assert process.end(signal.SIGTERM) == 128 + signal.SIGTERM
+            assert time.monotonic() - began < 1
+
+
+@pytest.mark.slow
+def test_ten_stops_under_load_drop_nothing_that_was_accepted(made, tmp_path):
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for _ in range(10):
+        with Process("--package", made, environment=environment) as process:
+            process.wait_ready()
+            with loaded(process.url, rate=2000, num_clients=16) as load:
+                wait_for(lambda load=load: len(load.answers) > 200)
+                assert process.end() == 0
+                answers = load.finish()
+            assert {status for status, _, _ in answers} <= {200, 503}
+            assert all(isinstance(error, httpx.ConnectError) for error in load.errors), load.errors
