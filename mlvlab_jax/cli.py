@@ -26,6 +26,7 @@ COMMANDS = {
     "data": ("data_page", "look at the training images: data show"),
     "validate": ("validate", "check every example of the data, and list what is wrong"),
     "sweep": ("sweep", "search a space of configurations, and write down the best"),
+    "monitor": ("monitor", "tell whether a served model still sees what it was trained on: report, status"),
 }
 
 
