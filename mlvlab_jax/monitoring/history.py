@@ -92,12 +92,13 @@ class WindowRecord:
 
 @_record
 class LabelRecord:
-    """The true class of an answered image, told later."""
+    """The true class of an answered image, told later. version: of the model that answered."""
 
     request_id: str
     item: int
     label: Count
     prediction: Count
+    version: str
     time: datetime
 
 
@@ -119,7 +120,10 @@ _ADAPTERS: dict[Any, TypeAdapter[Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """A monitoring folder. windows: in order, of all versions. torn: files that end in a half-written line."""
+    """A monitoring folder.
+
+    windows: in order, of all versions. labels: of the served version. torn: files that end in a half-written line.
+    """
 
     folder: Path
     reference: ReferenceRecord
@@ -153,11 +157,11 @@ def read_history(folder: Path) -> History:
         folder=folder,
         reference=reference,
         windows=windows,
-        labels=labels,
+        labels=tuple(label for label in labels if label.version == reference.version),
         live=_read(live, LiveRecord) if live.exists() else None,
         torn=(*(["windows.jsonl"] if torn_window else []), *(["labels.jsonl"] if torn_label else [])),
     )
-    _check_windows(history)
+    _check_fit(history)
     return history
 
 
@@ -203,8 +207,8 @@ def _check_reference(reference: ReferenceRecord, path: Path) -> None:
             raise DataError(f"{path}: features.{name}: {sizes}; expected an edge more than counts; {_FIX}")
 
 
-def _check_windows(history: History) -> None:
-    """Those of the served version must fit the reference, as they are drawn against it."""
+def _check_fit(history: History) -> None:
+    """What is of the served version must fit the reference, as it is drawn against it."""
     path, reference = history.folder / "windows.jsonl", history.reference
     for window in filter(history.comparable, history.windows):
         place = f"{path}: window {window.window}"
@@ -218,3 +222,6 @@ def _check_windows(history: History) -> None:
                 raise DataError(f"{place}: features.{name}: {len(counts)} bins, not those of reference.json; {_FIX}")
         if any(image.prediction >= len(reference.class_names) for image in window.images):
             raise DataError(f"{place}: an image of a class beyond the {len(reference.class_names)} there are; {_FIX}")
+    if any(max(each.label, each.prediction) >= len(reference.class_names) for each in history.labels):
+        place = f"{history.folder / 'labels.jsonl'}: version {reference.version}"
+        raise DataError(f"{place}: a class beyond the {len(reference.class_names)} there are; {_FIX}")

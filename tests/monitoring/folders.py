@@ -139,6 +139,7 @@ def make_labels(num=120, *, right=0.9):
             "item": 0,
             "label": int(label),
             "prediction": int((label + wrong[i]) % len(CLASS_NAMES)),
+            "version": "8f3a11c09b2e",
             "time": (START + i * timedelta(minutes=9)).isoformat(),
         }
         for i, label in enumerate(labels)

@@ -4,7 +4,7 @@ import pytest
 
 from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.monitoring.history import read_history
-from tests.monitoring.folders import make_reference, make_window, make_windows, write_folder
+from tests.monitoring.folders import make_labels, make_reference, make_window, make_windows, write_folder
 
 
 def test_a_folder_is_read_as_it_was_written(tmp_path):
@@ -99,6 +99,14 @@ def test_a_damaged_reference_is_refused(tmp_path, change, message):
     folder = write_folder(tmp_path, reference=make_reference() | change, windows=[])
     with pytest.raises(DataError, match=rf"reference\.json: .*{message}"):
         read_history(folder)
+
+
+def test_labels_of_other_versions_are_left_out(tmp_path):
+    labels = [*make_labels(30), make_labels(1)[0] | {"version": "another", "label": 10**6}]
+    assert len(read_history(write_folder(tmp_path, labels=labels)).labels) == 30
+    labels[0] |= {"label": 10}
+    with pytest.raises(DataError, match=r"labels\.jsonl: version 8f3a11c09b2e: a class beyond the 10 there are"):
+        read_history(write_folder(tmp_path, labels=labels))
 
 
 def test_other_damaged_files_are_refused(tmp_path):
