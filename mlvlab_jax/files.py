@@ -49,8 +49,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive_writer(folder: Path) -> Iterator[None]:
+def exclusive_writer(folder: Path, *, option: str = "--workdir") -> Iterator[None]:
     """Holds the writer's lock of `folder` for the duration of the block; the system drops it if the process dies.
+
+    Args:
+        folder: Made if it is not there.
+        option: What named it, for the message.
 
     Raises:
         RunFolderError: Another live process holds it; the message names that process and its host.
@@ -63,8 +67,8 @@ def exclusive_writer(folder: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "an unnamed process"
             raise RunFolderError(
-                f"{folder}: the run folder is being written by {owner}; "
-                "expected no other writer; wait for it, stop it, or give another --workdir"
+                f"{folder}: the folder is being written by {owner}; "
+                f"expected no other writer; wait for it, stop it, or give another {option}"
             ) from None
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")

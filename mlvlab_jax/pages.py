@@ -1,6 +1,7 @@
-"""Static HTML pages: one style, no script, no network, images inside the page."""
+"""HTML pages: one style, images inside the page, nothing fetched from elsewhere; static ones have no script."""
 
 import base64
+import hashlib
 import io
 import struct
 from html import escape
@@ -15,7 +16,7 @@ from mlvlab_jax.files import write_atomic
 _EMBEDDED_PX, _SHOWN_PX = 128, 96
 _PNG_SIDES_AT = 16
 #: A browser that obeys it runs no script and asks nobody for anything, whatever the data puts into the page.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 #: Blue and orange stay apart for every kind of colour vision, in both modes.
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --soft: #f3f5f8; --line: #dbe1e8; --quiet: #5b6878;
@@ -36,20 +37,30 @@ svg line { stroke: var(--line) }
 """
 
 
-def render_document(body: str, *, title: str, style: str = "") -> str:
+def render_document(body: str, *, title: str, style: str = "", script: str = "") -> str:
     """A whole page around `body`.
 
     Args:
         body: HTML; whatever came from data must be escaped in it already.
         title: Plain text.
         style: CSS rules after the common ones.
+        script: The one script that runs, for a page that is served: it may ask its own server, and show what it is
+            given as images.
     """
+    policy = _allow_script(script) if script else _POLICY
     head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}{style}</style>"
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    last = f"<script>{script}</script>\n" if script else ""
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n{last}</body></html>\n'
+
+
+def _allow_script(script: str) -> str:
+    """The policy of a page with this script and no other."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{_POLICY} blob:; script-src 'sha256-{digest}'; connect-src 'self'; base-uri 'none'; form-action 'none'"
 
 
 def write_page(path: Path, page: str) -> None:

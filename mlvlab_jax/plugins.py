@@ -1,4 +1,4 @@
-"""Plugin tables: one file and one import line adds a model, source, optimiser, schedule, metric or tracker.
+"""Plugin tables: one file and one import line adds a model, source, optimiser, schedule, metric, tracker or drift test.
 
 A table maps a name to a frozen dataclass of parameters and to the function that builds the thing. The tables live here,
 below everything, so that the configuration can validate `{name, params}` without importing a model or jax; the modules
@@ -101,4 +101,5 @@ OPTIMIZERS = PluginTable("optimizer", home="mlvlab_jax.optim.optimizers")
 SCHEDULES = PluginTable("schedule", home="mlvlab_jax.optim.schedules")
 METRICS = PluginTable("metric", home="mlvlab_jax.metrics")
 TRACKERS = PluginTable("tracker", home="mlvlab_jax.tracking")
-TABLES = (MODELS, SOURCES, OPTIMIZERS, SCHEDULES, METRICS, TRACKERS)
+DRIFT_TESTS = PluginTable("drift test", home="mlvlab_jax.monitoring.drift")
+TABLES = (MODELS, SOURCES, OPTIMIZERS, SCHEDULES, METRICS, TRACKERS, DRIFT_TESTS)

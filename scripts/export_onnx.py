@@ -75,7 +75,11 @@ def _convert(documents: Documents, weights: dict[str, np.ndarray], *, name: str,
     (batch,) = jax.export.symbolic_shape("b")
     pixels = jax.ShapeDtypeStruct((batch, *documents.image), np.uint8)
     model = jax2onnx.to_onnx(
-        lambda image: forward(weights, image), [pixels], model_name=name, input_names=["image"], output_names=["logits"]
+        lambda image: forward(weights, image)[0],
+        [pixels],
+        model_name=name,
+        input_names=["image"],
+        output_names=["logits"],
     )
     facts = {
         "class_names": json.dumps(documents.class_names),

@@ -4,10 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mlvlab_jax.config.fields import configclass
+from mlvlab_jax.config.fields import PluginField, configclass, default_spec
+from mlvlab_jax.plugins import DRIFT_TESTS, Spec
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+_TESTS = ("kolmogorov_smirnov", "chi_square", "psi", "mmd", "domain_classifier")
 
 
 @configclass
@@ -20,16 +22,20 @@ class DriftConfig:
     """Share of windows without any drift in which an alarm may be raised, over all tests together."""
     persistence: Positive = 2
     """Windows in a row that must differ before an alarm is raised, and agree before it is resolved."""
+    tests: Annotated[tuple[Annotated[Spec, PluginField(DRIFT_TESTS)], ...], Field(min_length=1)] = Field(
+        default_factory=lambda: tuple(default_spec(DRIFT_TESTS, name)() for name in _TESTS)
+    )
+    """What a window is put through; each further test makes all of them a little stricter."""
 
 
 @configclass
 class WebhookConfig:
     """Where alarms are posted."""
 
-    url: str | None = None
-    """Address that takes a JSON POST; null sends none."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]")] | None = None
+    """Address, http or https, that takes a JSON POST in the form of Alertmanager's webhook; null: alerts are logged."""
     timeout_s: PositiveFloat = 5.0
-    """Seconds an attempt may take."""
+    """Seconds an attempt may take to connect, to send and to be answered, each."""
     max_pending: Positive = 100
     """Messages kept while the address does not answer; beyond, the oldest is dropped and counted."""
 
@@ -49,7 +55,8 @@ class MonitoringConfig:
     webhook: WebhookConfig = Field(default_factory=WebhookConfig)
     """Where alarms are posted."""
     max_pending: Positive = 2000
-    """Observations that may wait for the worker; beyond, new ones are dropped and counted, never waited for."""
+    """Observations that may wait for the worker, of 64 MiB of pixels at most; beyond, new ones are dropped and counted,
+    never waited for."""
     max_unlabelled: Positive = 100_000
     """Predictions remembered for labels that come later."""
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mlvlab_jax.data.statistics import describe_grey
 from mlvlab_jax.errors import DataError
 
 FORMAT = 1
@@ -106,8 +107,9 @@ class DataProfile:
             raise DataError(f"labels are {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}")
         if sizes_px is None:
             sizes_px = np.tile(images.shape[1:3], (len(images), 1))
-        values = {**_describe(images), "height_px": sizes_px[:, 0], "width_px": sizes_px[:, 1]}
-        values["aspect"] = sizes_px[:, 1] / sizes_px[:, 0]
+        grey = describe_grey(images)
+        values = {name: grey[name] for name in ("brightness", "sharpness")}
+        values |= {"height_px": sizes_px[:, 0], "width_px": sizes_px[:, 1], "aspect": sizes_px[:, 1] / sizes_px[:, 0]}
         if file_bytes is not None:
             values["file_bytes"] = file_bytes
         counted = {name: _count(value, LIMITS[name]) for name, value in values.items()}
@@ -190,25 +192,3 @@ def _moments(counts: np.ndarray) -> tuple[float, float]:
 
 def _count(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
     return np.bincount(np.searchsorted(limits, values, side="right"), minlength=len(limits) + 1)
-
-
-def _describe(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Brightness and sharpness of each image, float64 (b); the same for an image whatever it is in a batch with.
-
-    Grey is ITU-R 601 luma of three channels, the mean of any other number. The Laplacian is the four-neighbour one, of
-    inner pixels; an image without any has sharpness 0.
-
-    References:
-        J. L. Pech-Pacheco, G. Cristobal, J. Chamorro-Martinez, J. Fernandez-Valdivia, "Diatom autofocusing in
-        brightfield microscopy: a comparative study", ICPR 2000 (the variance of the Laplacian).
-    """
-    num_channels = images.shape[3]
-    weights = np.array([299, 587, 114] if num_channels == 3 else [1] * num_channels, np.int32)
-    grey = (images[..., 0] if num_channels == 1 else images @ weights // weights.sum()).astype(np.int32)
-    # Integers up to the last line: no rounding that depends on how numpy cuts up the sums.
-    brightness = grey.sum((1, 2), dtype=np.int64) / (grey.shape[1] * grey.shape[2])
-    inner = grey[:, 1:-1, 1:-1]
-    laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * inner
-    n = max(1, inner.shape[1] * inner.shape[2])
-    mean = laplacian.sum((1, 2), dtype=np.int64) / n
-    return {"brightness": brightness, "sharpness": (laplacian**2).sum((1, 2), dtype=np.int64) / n - mean**2}

@@ -149,6 +149,19 @@ def read_sides(source: Source, ids: np.ndarray) -> np.ndarray | None:
     return np.sqrt(stored.read_sizes(ids).astype(np.float64).prod(axis=1))
 
 
+def read_sizes(source: Source, ids: np.ndarray) -> np.ndarray:
+    """Height and width in pixels of the images at `ids` as stored, int32 (n, 2); as decoded where no files are known.
+
+    0 of one that is not readable.
+    """
+    if isinstance(source, MixedSource):
+        return source.read_sizes(ids)
+    stored = source.names if isinstance(source, ArraySource) else source
+    if isinstance(stored, DecodedSource):
+        return stored.read_sizes(ids)
+    return np.tile(np.array(source.spec[:2], np.int32), (len(ids), 1))
+
+
 def load_pixels(source: Source, *, place: str) -> ArraySource:
     """A whole split, read into memory by all cores."""
     image = np.empty((len(source), *source.spec), np.uint8)
@@ -201,6 +214,15 @@ class MixedSource:
             label[at] = self._labels[number][own]
             bad |= {int(at[i]): why for i, why in found.items()}
         return Examples(image, label, bad)
+
+    def read_sizes(self, ids: np.ndarray) -> np.ndarray:
+        """As the sources the images come from tell them."""
+        part, inside = self._locate(ids)
+        sizes = np.empty((len(ids), 2), np.int32)
+        for number in np.unique(part).tolist():
+            at = np.flatnonzero(part == number)
+            sizes[at] = read_sizes(self._sources[number], inside[at])
+        return sizes
 
     def _locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of the source, and the index in it."""

@@ -16,9 +16,16 @@ from mlvlab_jax.files import write_atomic
 _MAX_HEADER_BYTES = 8 * 2**20
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes `arrays`; the same ones give the same bytes."""
-    write_atomic(path, safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in sorted(arrays.items())}))
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes `arrays`, and a text about them; the same ones give the same bytes.
+
+    Args:
+        path: Of the file.
+        arrays: By name.
+        metadata: One entry at most: safetensors writes several in any order.
+    """
+    tensors = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    write_atomic(path, safetensors.numpy.save(tensors, metadata=dict(metadata or {}) or None))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -32,6 +39,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _refuse(path, str(error)) from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text that `write_arrays` wrote with the arrays.
+
+    Raises:
+        PackageError: Not a safetensors file.
+    """
+    check_header(path)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return dict(file.metadata() or {})
 
 
 def check_header(path: Path) -> None:

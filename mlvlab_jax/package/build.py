@@ -3,15 +3,15 @@
 import dataclasses
 import datetime
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mlvlab_jax.config.fields import dump_params, params_from
@@ -20,6 +20,7 @@ from mlvlab_jax.config.schema import Config, MeshConfig
 from mlvlab_jax.data.open import Data
 from mlvlab_jax.data.order import Split, permute
 from mlvlab_jax.data.profile import DataProfile
+from mlvlab_jax.data.records import read_sizes
 from mlvlab_jax.engine.checkpoint import CheckpointStore, Which
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import read_config
@@ -32,15 +33,21 @@ from mlvlab_jax.package.card import write_card
 from mlvlab_jax.package.documents import Labels, Preprocess, render
 from mlvlab_jax.package.evidence import Evidence, read_evidence
 from mlvlab_jax.package.export import Forward, export_forward, make_stamp
-from mlvlab_jax.package.load import load_package
+from mlvlab_jax.package.load import calibrate, load_package
 from mlvlab_jax.package.manifest import FileRecord, Manifest, is_name, render_manifest
 from mlvlab_jax.package.members import MANIFEST, MEMBERS
 from mlvlab_jax.package.network import make_forward, name_weights
+from mlvlab_jax.package.reference import MAX_EXAMPLES, Reference, make_reference, measure_values, write_reference
+
+_log = logging.getLogger(__name__)
 
 #: Images whose outputs are kept, and images looked at for them and for the reference profile.
 _NUM_GOLDEN, _MAX_SEARCHED, _MAX_PROFILED, _CHUNK = 16, 256, 10_000, 256
 #: Keeps these draws apart from the orders of the epochs, which use small numbers.
 _DRAW_STREAM = 2**63 + 1
+
+#: image uint8 (b h w c), b <= _NUM_GOLDEN -> logits float32 (b k), embedding float32 (b d).
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +142,10 @@ def _write_files(folder: Path, run: Run, *, name: str, today: datetime.date) -> 
     forward, shapes = make_forward(config, num_classes=len(data.class_names), image=data.spec)
     write_atomic(folder / "export/model.bin", export_forward(forward, shapes, image=data.spec))
     weights = read_arrays(weights_path)
-    write_arrays(folder / "golden.safetensors", _make_golden(forward, weights, data))
+    predict = _bind(forward, weights)
+    write_arrays(folder / "golden.safetensors", _make_golden(predict, data))
+    temperature = run.evidence.calibration.temperature or 1.0
+    write_reference(folder / "reference.safetensors", _describe_held_out(predict, data, temperature=temperature))
     profile = make_profile(data.train, num_classes=len(data.class_names))
     write_atomic(folder / "profile.json", (profile.to_json() + "\n").encode())
     pipeline = config.pipeline
@@ -183,31 +193,62 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
 
 
-def _make_golden(forward: Forward, weights: dict[str, np.ndarray], data: Data) -> dict[str, np.ndarray]:
-    """Some images as the network sees them, and its logits: computed from the weights read back, not by the export."""
+def _bind(forward: Forward, weights: dict[str, np.ndarray]) -> Predict:
+    """`forward` with these weights: computed by one program for `_NUM_GOLDEN` images, and not by the export."""
+    placed, compiled = jax.device_put(weights), jax.jit(forward)
+
+    def predict(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        padded = np.zeros((_NUM_GOLDEN, *image.shape[1:]), np.uint8)
+        padded[: len(image)] = image
+        logits, embedding = jax.device_get(compiled(placed, jax.device_put(padded)))
+        return logits[: len(image)], embedding[: len(image)]
+
+    return predict
+
+
+def _make_golden(predict: Predict, data: Data) -> dict[str, np.ndarray]:
+    """Some images as the network sees them, and its outputs."""
     split = next(data.splits[name] for name in ("test", "validation", "train") if name in data.splits)
-    image = np.concatenate([image for image, _ in _draw(split, _MAX_SEARCHED, chunk=_NUM_GOLDEN)])[:_NUM_GOLDEN]
+    image = np.concatenate([image for _, image, _ in _draw(split, _MAX_SEARCHED, chunk=_NUM_GOLDEN)])[:_NUM_GOLDEN]
     if len(image) == 0:
         raise DataError(
             f"split {split.name!r}: none of {_MAX_SEARCHED} images could be read; expected some to keep outputs of; "
             "see mlvlab validate"
         )
-    logits = jax.jit(forward)(jax.device_put(weights), jnp.asarray(image))
-    return {"image": image, "logits": np.asarray(logits, np.float32)}
+    logits, embedding = predict(image)
+    return {"image": image, "logits": logits, "embedding": embedding}
+
+
+def _describe_held_out(predict: Predict, data: Data, *, temperature: float) -> Reference:
+    """The reference of the validation split, or else of the test split: of data the model was not trained on."""
+    split = next(data.splits[name] for name in ("validation", "test", "train") if name in data.splits)
+    if split.name == "train":
+        _log.warning("reference.safetensors: there is no validation and no test split; it is made of training examples")
+    parts: list[dict[str, np.ndarray]] = []
+    for ids, image, label in _draw(split, MAX_EXAMPLES, chunk=_NUM_GOLDEN):
+        logits, embedding = predict(image)
+        probabilities = calibrate(logits, temperature=temperature)
+        values = measure_values(image, sizes_px=read_sizes(split.source, ids), probabilities=probabilities)
+        parts.append({**values, "prediction": logits.argmax(axis=1), "label": label, "embedding": embedding})
+    if sum(len(part["label"]) for part in parts) == 0:
+        raise DataError(f"split {split.name!r}: no image could be read; expected a reference; see mlvlab validate")
+    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in parts[0].copy()}
+    outputs = {name: whole.pop(name) for name in ("prediction", "label", "embedding")}
+    return make_reference(split=split.name, values=whole, **outputs)
 
 
 def make_profile(split: Split, *, num_classes: int) -> DataProfile:
     """Profile of a split, or of 10,000 of its examples drawn once and for all, as the network sees them."""
     profile = DataProfile.empty(num_classes, split.source.spec.channels)
-    for image, label in _draw(split, _MAX_PROFILED, chunk=_CHUNK):
+    for _, image, label in _draw(split, _MAX_PROFILED, chunk=_CHUNK):
         profile = profile.update(image, label)
     return profile
 
 
-def _draw(split: Split, most: int, *, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Readable images and labels of at most `most` examples: a draw that depends on the split's size alone."""
+def _draw(split: Split, most: int, *, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Ids, images and labels of at most `most` examples, the readable ones: a draw by the split's size alone."""
     ids = split.ids[permute(len(split), seed=0, epoch=_DRAW_STREAM)[:most]]
     for start in range(0, len(ids), chunk):
         image, label, bad = split.source.fetch(ids[start : start + chunk])
         keep = np.setdiff1d(np.arange(len(image)), list(bad))
-        yield image[keep], label[keep]
+        yield ids[start : start + chunk][keep], image[keep], label[keep]

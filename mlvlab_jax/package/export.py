@@ -25,8 +25,8 @@ from mlvlab_jax.package.arrays import check_weights
 from mlvlab_jax.types import ImageSpec
 
 Weights = dict[str, jax.Array]
-#: (weights by name, image uint8 (b h w c)) -> logits float32 (b k), normalisation included.
-Forward = Callable[[Weights, jax.Array], jax.Array]
+#: (weights by name, image uint8 (b h w c)) -> logits float32 (b k), embedding float32 (b d); normalisation included.
+Forward = Callable[[Weights, jax.Array], tuple[jax.Array, jax.Array]]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 #: jax.export promises to read what an earlier release wrote for so long.
@@ -100,10 +100,10 @@ def open_export(
     *,
     weights: Mapping[str, Any],
     image: ImageSpec,
-    num_classes: int,
+    widths: tuple[int, int],
     today: datetime.date,
 ) -> Forward:
-    """The function that `export_forward` wrote, for these weights.
+    """The function that `export_forward` wrote, for these weights; it gives logits and embedding of these `widths`.
 
     Raises:
         StaleExportError: Its window is over, it is for another platform, or this jax cannot read it.
@@ -117,11 +117,16 @@ def open_export(
         raise StaleExportError(f"it is for {', '.join(exported.platforms)}, and this is {platform}")
     _check_calls(exported, text, place=str(path))
     arguments, named = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    if len(arguments) != 2 or named or not isinstance(arguments[0], dict) or len(exported.out_avals) != 1:
-        raise PackageError(f"{path}: takes {exported.in_tree}; expected (weights, image); fetch the package again")
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    takes = len(arguments) == 2 and not named and isinstance(arguments[0], dict)
+    if not takes or len(exported.out_avals) != 2 or outputs != tuple(exported.out_avals):
+        raise PackageError(
+            f"{path}: takes {exported.in_tree} and gives {exported.out_tree}; expected (weights, image) and (logits, "
+            "embedding); package the run again"
+        )
     check_weights(weights, arguments[0], place=str(path))
-    found = [(str(aval.dtype), aval.shape[1:]) for aval in (arguments[1], exported.out_avals[0])]
-    expected = [("uint8", tuple(image)), ("float32", (num_classes,))]
+    found = [(str(aval.dtype), aval.shape[1:]) for aval in (arguments[1], *outputs)]
+    expected = [("uint8", tuple(image)), *(("float32", (width,)) for width in widths)]
     if found != expected:
         raise PackageError(f"{path}: takes and gives {found}; expected {expected} a batch; fetch the package again")
     return exported.call

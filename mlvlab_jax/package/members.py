@@ -20,6 +20,7 @@ MEMBERS: Mapping[str, int] = MappingProxyType(
         "calibration.json": _MIB,
         "profile.json": 16 * _MIB,
         "golden.safetensors": 256 * _MIB,
+        "reference.safetensors": 256 * _MIB,
         "export/model.bin": 64 * _MIB,
         "export/export.json": _MIB,
         "evaluation/evaluation.json": 1024 * _MIB,

@@ -34,9 +34,8 @@ def make_forward(config: Config, *, num_classes: int, image: ImageSpec) -> tuple
     like = jax.eval_shape(model.init, jax.random.key(0))
     structure, shapes = jax.tree.structure(like), dict(named_leaves(like))
 
-    def forward(weights: Weights, image: jax.Array) -> jax.Array:
+    def forward(weights: Weights, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         variables: Variables = jax.tree.unflatten(structure, [weights[name] for name in shapes])
-        logits, _ = model.apply(variables, normalize(image, config.pipeline), jax.random.key(0), False)
-        return logits
+        return model.describe(variables, normalize(image, config.pipeline))
 
     return forward, shapes

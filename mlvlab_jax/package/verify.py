@@ -52,7 +52,9 @@ def check_listing(folder: Path) -> Manifest:
     present, listed = lengths.keys() - {MANIFEST}, manifest.files.keys()
     missing = (MEMBERS.keys() - OPTIONAL - {MANIFEST} - present) | (listed - present)
     if missing:
-        raise PackageError(f"{folder}: lacks {sorted(missing)}; expected a whole package; fetch it again")
+        raise PackageError(
+            f"{folder}: lacks {sorted(missing)}; expected a whole package; fetch it again, or package the run again"
+        )
     if present - listed:
         raise PackageError(f"{folder}: holds {sorted(present - listed)}, not in its manifest; fetch the package again")
     for name, record in manifest.files.items():

@@ -22,7 +22,7 @@ from mlvlab_jax.package.build import make_profile, write_package
 from mlvlab_jax.package.load import load_package, verify_files
 from mlvlab_jax.package.members import MEMBERS
 from mlvlab_jax.trees import named_leaves
-from tests.package.conftest import TODAY
+from tests.package.trained import TODAY
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import io
 import json
 import logging
@@ -26,8 +27,8 @@ from mlvlab_jax.package.load import load_package
 from mlvlab_jax.package.members import MEMBERS, OPTIONAL
 from mlvlab_jax.plugins import MODELS, Entry
 from tests.conftest import ROOT
-from tests.package.conftest import TODAY
 from tests.package.folders import rewrite, sign_again
+from tests.package.trained import TODAY
 
 ENV = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
 LATER = TODAY + datetime.timedelta(days=400)
@@ -155,8 +156,9 @@ def put_export(package, function, *, platforms=("cpu",), constraints=(), disable
     sign_again(package)
 
 
-def first_pixels(weights, image):
-    return image.reshape(image.shape[0], -1)[:, :10].astype(jnp.float32)
+def first_pixels(weights, image, *, logits=10, embedding=16):
+    pixels = image.reshape(image.shape[0], -1).astype(jnp.float32)
+    return pixels[:, :logits], pixels[:, :embedding]
 
 
 def test_an_export_for_another_platform_is_replaced_by_the_weights(package, caplog):
@@ -179,8 +181,9 @@ def test_an_export_that_does_not_take_the_golden_batch_is_refused_though_signed(
 
 def test_an_export_that_calls_out_of_its_program_is_refused_though_signed(package):
     def evil(weights, image):
-        image = image.reshape(image.shape[0], -1)[:, :10].astype(jnp.float32)
-        return jax.ffi.ffi_call("xla_ffi_python_cpu_callback", jax.ShapeDtypeStruct(image.shape, jnp.float32))(image)
+        logits, embedding = first_pixels(weights, image)
+        shape = jax.ShapeDtypeStruct(logits.shape, jnp.float32)
+        return jax.ffi.ffi_call("xla_ffi_python_cpu_callback", shape)(logits), embedding
 
     checks = [jax.export.DisabledSafetyCheck.custom_call("xla_ffi_python_cpu_callback")]
     put_export(package, evil, disabled_checks=checks)
@@ -189,8 +192,14 @@ def test_an_export_that_calls_out_of_its_program_is_refused_though_signed(packag
 
 
 def test_an_export_of_another_signature_is_refused_though_signed(package):
-    put_export(package, lambda weights, image: image.reshape(image.shape[0], -1)[:, :7].astype(jnp.float32))
+    put_export(package, functools.partial(first_pixels, logits=7))
     with pytest.raises(PackageError, match=r"'float32', \(7,\).*expected .*'float32', \(10,\)"):
+        load_package(package)
+    put_export(package, functools.partial(first_pixels, embedding=7))
+    with pytest.raises(PackageError, match=r"'float32', \(7,\).*expected .*'float32', \(16,\)"):
+        load_package(package)
+    put_export(package, lambda weights, image: first_pixels(weights, image)[0])
+    with pytest.raises(PackageError, match=r"expected .weights, image. and .logits, embedding."):
         load_package(package)
 
 

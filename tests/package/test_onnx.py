@@ -10,8 +10,8 @@ import pytest
 from mlvlab_jax.engine.loop import run
 from mlvlab_jax.package.build import write_package
 from tests.conftest import ROOT, RecordingTracker, tiny_config
-from tests.package.conftest import TODAY
 from tests.package.folders import sign_again
+from tests.package.trained import TODAY
 
 pytestmark = pytest.mark.slow
 

@@ -18,19 +18,33 @@ class Variables(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A classifier as two pure functions.
+    """A classifier as two pure functions, or three.
 
     init: key -> Variables, the parameters float32.
     apply: (variables, image float (b h w c), key, train) -> (logits float32 (b k), new state). `key` is used, and the
         state changed, only where `train` is true.
+    embed: (variables, image float (b h w c)) -> (logits, embedding float32 (b d)), in evaluation: the embedding is what
+        the last layer is given. None: it is not known.
     """
 
     init: Callable[[jax.Array], Variables]
     apply: Callable[[Variables, jax.Array, jax.Array, bool], tuple[jax.Array, Tree]]
+    embed: Callable[[Variables, jax.Array], tuple[jax.Array, jax.Array]] | None = None
+
+    def describe(self, variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits and embedding of `embed`; without it the logits are their own embedding."""
+        if self.embed is not None:
+            return self.embed(variables, image)
+        logits, _ = self.apply(variables, image, jax.random.key(0), False)
+        return logits, logits
 
 
 def from_linen(module: nn.Module, image: ImageSpec) -> Model:
-    """A flax module `module(image, train)` as a `Model` for images of this shape."""
+    """A flax module `module(image, train)` as a `Model` for images of this shape.
+
+    What the module sows as "embedding" into "intermediates" is the embedding, float32 (b d). That collection is no part
+    of the state, and nothing is sown in training.
+    """
 
     def init(key: jax.Array) -> Variables:
         variables = module.init({"params": key}, jnp.zeros((1, *image)), False)
@@ -44,4 +58,10 @@ def from_linen(module: nn.Module, image: ImageSpec) -> Model:
         logits, updated = module.apply(arrays, image, True, rngs={"dropout": key}, mutable=list(variables.state))
         return logits, updated
 
-    return Model(init, apply)
+    def embed(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        arrays = {"params": variables.params, **variables.state}
+        logits, sown = module.apply(arrays, image, False, mutable=["intermediates"])
+        (embedding,) = sown.get("intermediates", {}).get("embedding", (logits,))
+        return logits, embedding
+
+    return Model(init, apply, embed)

@@ -30,6 +30,7 @@ class Cnn(nn.Module):
                 x = x + first
         features = x.astype(jnp.float32).mean(axis=(1, 2))
         features = nn.Dropout(self.params.dropout, deterministic=not train)(features)
+        self.sow("intermediates", "embedding", features)
         return nn.Dense(self.num_classes, name="head")(features)
 
     def _conv(self, x: Array, width: int, train: bool, *, name: str) -> Array:

@@ -66,4 +66,6 @@ class ResNet(nn.Module):
                     name=f"stage{stage}_{i}",
                 )
                 x = block(x, train)
-        return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32).mean(axis=(1, 2)))
+        features = x.astype(jnp.float32).mean(axis=(1, 2))
+        self.sow("intermediates", "embedding", features)
+        return nn.Dense(self.num_classes, name="head")(features)

@@ -71,8 +71,9 @@ class VisionTransformer(nn.Module):
             rate = self.params.stochastic_depth * i / max(1, self.size.num_layers - 1)
             x = Block(self.size, self.params.dropout, rate, self.dtype, name=f"block{i}")(x, train)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-        features = x[:, 0] if self.params.pool == "cls" else x.mean(axis=1)
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features.astype(jnp.float32))
+        features = (x[:, 0] if self.params.pool == "cls" else x.mean(axis=1)).astype(jnp.float32)
+        self.sow("intermediates", "embedding", features)
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features)
 
     def _positions(self, rows: int, columns: int) -> Float[Array, "1 n d"]:
         width = self.size.hidden_size
