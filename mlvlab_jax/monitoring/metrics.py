@@ -37,6 +37,7 @@ _FAMILIES: dict[str, tuple[Literal["counter", "gauge"], tuple[str, ...], str]] =
                                                     "refused."),
     "mlvlab_alerts_pending": ("gauge", (), "Messages of alerts that wait for their receiver."),
 }  # fmt: skip
+_OTHER = ("mlvlab_predicted_class_total", "other")
 #: Told as 0 before anything happened.
 _ZEROS: tuple[tuple[str, ...], ...] = (
     ("mlvlab_monitor_dropped_total",),
@@ -103,7 +104,7 @@ class MonitorMetrics:
             for index in probabilities.argmax(-1).tolist():
                 key = ("mlvlab_predicted_class_total", class_names[index])
                 if key not in self._numbers and (index >= MAX_CLASSES or self._num_classes() >= MAX_CLASSES):
-                    key = ("mlvlab_predicted_class_total", "other")
+                    key = _OTHER
                 self._numbers[key] = self._numbers.get(key, 0.0) + 1
 
     def count(self, name: str, *labels: str, num: int = 1) -> None:
@@ -114,7 +115,7 @@ class MonitorMetrics:
     def set(self, name: str, value: float) -> None:
         """Sets a gauge without labels."""
         with self._lock:
-            self._numbers[(name,)] = value
+            self._numbers[(name,)] = float(value)
 
     def forget(self, *names: str) -> None:
         """Takes away what was told under these names."""
@@ -163,7 +164,7 @@ class MonitorMetrics:
             yield summary
 
     def _num_classes(self) -> int:
-        return sum(name == "mlvlab_predicted_class_total" for name, *_ in self._numbers)
+        return sum(key[0] == "mlvlab_predicted_class_total" and key != _OTHER for key in self._numbers)
 
     def _forget(self, names: Sequence[str]) -> None:
         self._numbers = {key: number for key, number in self._numbers.items() if key[0] not in names}
