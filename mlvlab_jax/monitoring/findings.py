@@ -80,8 +80,8 @@ def compute_excess(result: ResultRecord) -> float:
 def _list_changes(window: WindowRecord, history: History) -> tuple[str, ...]:
     rejected = {result.feature for result in window.tests if result.rejected}
     ranked = [feature for feature in rank_features(window) if feature in rejected]
-    # Moments of channels mostly say again, in words that mean less to a person, what brightness and contrast do.
-    ranked.sort(key=lambda feature: _channel_moment(feature) is not None)
+    # The embedding and the moments of channels mostly say again, in words that mean less to a person, what others say.
+    ranked.sort(key=lambda feature: 2 if _channel_moment(feature) else feature == "embedding")
     return tuple(describe_change(feature, window, history) for feature in ranked)
 
 
@@ -96,13 +96,12 @@ def describe_change(feature: str, window: WindowRecord, history: History) -> str
     if feature not in window.features:
         return f"{name} differs from training"
     then, counts = reference.features[feature], window.features[feature]
-    now = Histogram(edges=then.edges, counts=counts)
     chance = compare_counts(counts, then.counts)
     if abs(chance - 0.5) < _DIRECTED:
         return f"{name} is spread differently than at training"
     direction = "higher" if chance > 0.5 else "lower"
-    medians = f"median {compute_median(now):.3g}, at training {compute_median(then):.3g}"
-    return f"{name} is {direction} than at training ({medians})"
+    now = Histogram(edges=then.edges, counts=counts)
+    return f"{name} is {direction} than at training (median {_tell_median(now)}, at training {_tell_median(then)})"
 
 
 def name_feature(feature: str) -> str:
@@ -141,6 +140,16 @@ def compare_counts(counts: Sequence[int], others: Sequence[int]) -> float:
     """
     first, second = compute_shares(counts), compute_shares(others)
     return float(first @ (np.cumsum(second) - second / 2))
+
+
+def _tell_median(histogram: Histogram) -> str:
+    """The outer bins also hold what lies beyond them, so a median in one of them is only known to be there."""
+    median, edges = compute_median(histogram), histogram.edges
+    if len(edges) > 2 and median < edges[1]:
+        return f"below {edges[1]:.3g}"
+    if len(edges) > 2 and median > edges[-2]:
+        return f"above {edges[-2]:.3g}"
+    return f"{median:.3g}"
 
 
 def compute_median(histogram: Histogram) -> float:

@@ -129,8 +129,8 @@ def render_tests(window: WindowRecord) -> str:
 
 
 _EXPLAINED = (
-    "p: how often chance alone makes a difference so large. Effect: how large it is; below its floor no difference is "
-    "called one, however small p is. A window differs if both say so after correction for the number of tests."
+    "p: how often chance alone makes a difference so large in any of the tests. Effect: how large it is; below its "
+    "floor no difference is called one, however small p is."
 )
 
 
@@ -139,8 +139,13 @@ def _list_cells(result: ResultRecord) -> tuple[str, ...]:
     verdict = f'<span class="warning">differs</span>{times}' if result.rejected else "like training"
     return (
         *(escape(result.feature), escape(result.test.replace("_", " ")), verdict),
-        *(f"{result.p_value:.2g}", f"{result.effect:.3g}", format_number(result.floor)),
+        *(_tell_p(result.p_value), f"{result.effect:.3g}", format_number(result.floor)),
     )
+
+
+def _tell_p(p_value: float) -> str:
+    """No test is sure beyond all doubt: 0 is what rounding left."""
+    return "&lt; 1e-99" if p_value < 1e-99 else f"{p_value:.2g}"
 
 
 def _render_facts(history: History) -> str:

@@ -149,6 +149,10 @@ def test_every_test_has_its_row(tmp_path):
     assert len(rows) == len(make_window(15)["tests"])
     assert [" differs " in row for row in rows] == sorted((" differs " in row for row in rows), reverse=True)
     assert "embedding mmd differs (4 x floor) 0.001 0.4 0.1" in rows
+    window = make_window(1)
+    window["tests"][0] |= {"rejected": True, "p_value": 0.0, "effect": 1.0, "floor": 0.0}
+    tests = section(render(write_folder(tmp_path, windows=[window])), "tests")
+    assert "brightness kolmogorov smirnov differs &lt; 1e-99 1 0" in text_of(tests)
 
 
 def test_classes_that_moved_most_come_first_and_many_are_cut(tmp_path):
@@ -217,6 +221,16 @@ def test_directions_are_by_rank_and_medians_by_bin():
     assert compare_counts([1, 3], [1, 1]) == pytest.approx(0.75 * 0.5 + 0.5 * 0.5)  # wins and half of the ties
     assert compute_median(Histogram(edges=(0.0, 10.0, 20.0), counts=(1, 3))) == pytest.approx(10 + 10 / 3)
     assert compute_median(Histogram(edges=(0.0, 1.0), counts=(4,))) == 0.5
+
+
+def test_a_median_beyond_the_bins_is_not_made_up(tmp_path):
+    reference = make_reference()
+    reference["features"] = {"brightness": {"edges": [0, 10, 20, 30], "counts": [10, 80, 10]}}
+    reference["features"]["contrast"] = reference["features"]["brightness"]
+    window = make_window(1, dark=0.5) | {"features": {"brightness": [500, 0, 0], "contrast": [0, 0, 500]}}
+    verdict = verdict_of(render(write_folder(tmp_path, reference=reference, windows=[window])))
+    assert "brightness is lower than at training (median below 10, at training 15)" in verdict
+    assert "contrast is higher than at training (median above 20, at training 15)" in verdict
 
 
 def test_the_command_writes_where_it_is_told_and_says_the_state(tmp_path, capsys):
