@@ -4,6 +4,7 @@
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _tell(parsed: argparse.Namespace) -> int:
+    from mlvlab_jax.monitoring.accuracy import tell_accuracy
     from mlvlab_jax.monitoring.findings import find_changes, tell_state
     from mlvlab_jax.monitoring.history import read_history
 
@@ -50,11 +52,12 @@ def _tell(parsed: argparse.Namespace) -> int:
             "window": findings.last.window if findings.last else None,
             "since": findings.since.window if findings.since else None,
             "changes": findings.changes,
-            "accuracy": history.live.accuracy if history.live else None,
+            "live": dataclasses.asdict(history.live) if history.live else None,
         }
         print(json.dumps(tree))
     else:
-        print("\n".join([told, *(f"  {change}" for change in findings.changes)]))
+        live = [tell_accuracy(history.live)] if history.live else []
+        print("\n".join([told, *(f"  {change}" for change in findings.changes), *live]))
     return 0
 
 

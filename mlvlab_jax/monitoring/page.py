@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from mlvlab_jax.monitoring.accuracy import render_accuracy
+from mlvlab_jax.monitoring.accuracy import render_accuracy, tell_accuracy
 from mlvlab_jax.monitoring.advice import render_advice
 from mlvlab_jax.monitoring.comparison import draw_classes, draw_features
 from mlvlab_jax.monitoring.findings import (
@@ -75,7 +75,8 @@ def _render_verdict(history: History, findings: Findings) -> str:
         f'<p class="warning">{escape(name)} ends in a half-written line, which is left out.</p>'
         for name in history.torn
     )
-    return f'<p class="verdict">{told}</p>{torn}'
+    live = f"<p>{tell_accuracy(history.live)}.</p>" if history.live and history.live.num else ""
+    return f'<p class="verdict">{told}</p>{live}{torn}'
 
 
 def _list_sections(history: History, findings: Findings) -> Iterator[tuple[str, str, str]]:

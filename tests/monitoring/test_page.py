@@ -171,7 +171,7 @@ def test_live_accuracy_is_told_with_its_interval_over_time_and_with_mistakes(tmp
     labels = make_labels(100)
     accuracy = text_of(section(render(write_folder(tmp_path, labels=labels)), "accuracy"))
     right = sum(each["label"] == each["prediction"] for each in labels)
-    assert f"{right}.0 % of 100 labelled answers are right (95 % interval 82.0 % to 94.0 %)" in accuracy
+    assert f"{right}.0 % of 100 labelled answers are right (95 % interval 82.0 % to 94.0 %)." in accuracy
     first = sum(each["label"] == each["prediction"] for each in labels[:20])
     assert f"2026-11-20 08:00 UTC {5 * first}.0 %" in accuracy
     true, taken = next(
@@ -244,8 +244,11 @@ def test_the_command_writes_where_it_is_told_and_says_the_state(tmp_path, capsys
     told = json.loads(capsys.readouterr().out)
     assert (told["state"], told["window"], told["since"], told["model"]) == ("alarm", 15, 13, "fashion")
     assert len(told["changes"]) == 9
+    assert (told["live"]["num"], told["live"]["low"]) == (120, 0.82)
     assert monitor.main(["status", "--folder", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("Alarm since window 13 (2026-11-20 18:57 UTC)\n  brightness is lower")
+    told = capsys.readouterr().out
+    assert told.startswith("Alarm since window 13 (2026-11-20 18:57 UTC)\n  brightness is lower")
+    assert "of 120 labelled answers are right" in told.splitlines()[-1]
 
 
 def test_the_command_refuses_what_is_no_such_folder(tmp_path, capsys):

@@ -32,5 +32,5 @@ def test_what_the_monitor_writes_the_page_reads(tmp_path):
     assert (history.live.num, history.live.correct, len(history.labels)) == (60, 20, 60)
     page = write_drift_page(tmp_path).read_text()
     assert page.count("data:image/png;base64,") == 3
-    assert "33.3\u00a0%</b> of 60 labelled answers are right" in page
+    assert "33.3\u00a0% of 60 labelled answers are right" in page
     assert "no image kept" not in page
