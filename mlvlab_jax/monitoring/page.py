@@ -72,8 +72,7 @@ def _render_verdict(history: History, findings: Findings) -> str:
             listed.append(f"{more} more")
         told += f'<br><span class="quiet">Window {findings.shown.window}:</span> {", ".join(listed)}.'
     torn = "".join(
-        f'<p class="warning">{escape(name)} ends in a half-written line, which is left out.</p>'
-        for name in history.torn
+        f'<p class="warning">{name} ends in a half-written line, which is left out.</p>' for name in history.torn
     )
     live = f"<p>{tell_accuracy(history.live)}.</p>" if history.live and history.live.num else ""
     return f'<p class="verdict">{told}</p>{live}{torn}'
@@ -156,8 +155,8 @@ def _render_facts(history: History) -> str:
         "Package": f'<code title="{escape(reference.package_sha256)}">{escape(reference.package_sha256[:12])}</code>',
         "Reference": f"{reference.num:,} held-out examples of training",
         "Classes": f"{len(reference.class_names):,}",
-        "Last window": escape(format_time(windows[-1].end)) if windows else "none yet",
-        "Watched since": escape(format_time(windows[0].start)) if windows else "no window yet",
+        "Last window": format_time(windows[-1].end) if windows else "none yet",
+        "Watched since": format_time(windows[0].start) if windows else "no window yet",
     }
     listed = "".join(f"<div><dt>{term}<dd>{text}</div>" for term, text in facts.items())
     return f'<dl class="facts">{listed}</dl>'

@@ -200,18 +200,23 @@ def test_hostile_names_stay_text(tmp_path):
     names = tuple(f"{HOSTILE}{k}" for k in range(10))
     reference = make_reference(version=HOSTILE, class_names=names) | {"model": HOSTILE, "package_sha256": HOSTILE}
     reference["features"][HOSTILE] = reference["features"]["brightness"]
-    windows = make_windows(1, 2)
+    windows = make_windows(2, 2)
     for window in windows:
         window |= {"model": HOSTILE, "version": HOSTILE}
         window["features"][HOSTILE] = window["features"]["brightness"]
         window["tests"] += [window["tests"][0] | {"test": HOSTILE, "feature": HOSTILE}]
         window["images"] = [image | {"request_id": HOSTILE} for image in window["images"]]
-    windows = [windows[0] | {"version": "before"}, *windows[1:]]
-    folder = write_folder(tmp_path, reference=reference, windows=windows, pictures=False)
-    page = write_drift_page(folder).read_text()
-    assert "<img" not in page
-    assert page.count("</title>") == page.count("<title>")
-    assert page.count(escape("<img src=x onerror=")) > 50
+    windows[0]["version"] = "before"
+    windows[-1]["tests"][-1]["rejected"] = False
+    labels = [label | {"version": HOSTILE} for label in make_labels()]
+    folder = write_folder(tmp_path, reference=reference, windows=windows, labels=labels, pictures=False)
+    waiting = write_folder(tmp_path / "waiting", reference=reference, windows=windows[:1], labels=labels)
+    pages = {number: render(folder, number=number) for number in (2, 3, 4)} | {"waiting": render(waiting)}
+    for name, page in pages.items():
+        assert "<img" not in page, name
+        assert page.count("</title>") == page.count("<title>")
+        assert page.count(escape("<img src=x onerror=")) > 10
+    assert all(f">{escape(HOSTILE)}3<" in section(pages[4], name) for name in ("accuracy", "images"))
 
 
 def test_directions_are_by_rank_and_medians_by_bin():
