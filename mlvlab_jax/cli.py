@@ -21,10 +21,12 @@ COMMANDS = {
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
+    "serve": ("serve", "answer over HTTP with a model of the registry, or with a package"),
     "report": ("report_run", "write one page about a run"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),
     "validate": ("validate", "check every example of the data, and list what is wrong"),
+    "shadow": ("shadow", "put recorded requests to another version, and see where it differs"),
     "sweep": ("sweep", "search a space of configurations, and write down the best"),
     "monitor": ("monitor", "tell whether a served model still sees what it was trained on: report, status"),
 }

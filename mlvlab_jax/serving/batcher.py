@@ -95,7 +95,6 @@ class Batcher:
         self._draining = False
         self._requests: set[_Request] = set()
         self._drained = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
@@ -129,7 +128,7 @@ class Batcher:
             DeadlineError: The deadline passed before the answer was there.
             PredictionError: The model has no answer for one of the images.
         """
-        loop = self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._check(images)
         self._check_room(len(images))
         now, left = time.monotonic(), deadline - loop.time()
@@ -217,8 +216,8 @@ class Batcher:
             seconds = time.perf_counter() - started
             self._seconds_an_image += _SMOOTHING * (seconds / len(images) - self._seconds_an_image)
             self._metrics.add_batch(len(images), seconds=seconds)
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._deliver, pieces, outputs)
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits for the answers
+                pieces[0].request.future.get_loop().call_soon_threadsafe(self._deliver, pieces, outputs)
 
     def _take(self) -> list[_Piece]:
         """The next batch, once there is one; nothing when the batcher is closed."""

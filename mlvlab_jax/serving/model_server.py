@@ -71,7 +71,7 @@ class ModelServer:
         def transform(image: AnyImage) -> np.ndarray:
             if isinstance(image, np.ndarray):
                 return fit_pixels(_check_pixels(image), spec)[None]
-            data, place = (image, "image") if isinstance(image, bytes) else (_read(image), str(image))
+            data, place = _read(image)
             try:
                 return model.decode(data)[1][None]
             except BadImageError as error:
@@ -132,8 +132,13 @@ def _check_pixels(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _read(path: Path) -> bytes:
+def _read(image: bytes | Path) -> tuple[bytes, str]:
+    """Bytes of a file, and what to call it."""
+    if isinstance(image, bytes):
+        return image, "image"
+    if not isinstance(image, Path):
+        raise InputError(f"image is a {type(image).__name__}; expected pixels, the bytes of an image file, or its Path")
     try:
-        return path.read_bytes()
+        return image.read_bytes(), str(image)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected an image file; check the path") from None
+        raise InputError(f"{image}: {error.strerror}; expected an image file; check the path") from None

@@ -204,7 +204,7 @@ class Models:
                 self._metrics.reload_failing.set(0)
                 found, seconds = following[0], time.monotonic() - began
                 del following
-                _log.warning("reload: %s %s serves, %s left; %.1f s", found.name, found.version, left, seconds)
+                _log.info("reload: %s %s serves, %s left; %.1f s", found.name, found.version, left, seconds)
 
     def _open_first(self) -> "tuple[Found, Predictor]":
         found = self._source.find()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mlvlab_jax.errors import ConfigError
-from mlvlab_jax.package.load import Package, load_package
+from mlvlab_jax.package.load import Package, calibrate, load_package
 from mlvlab_jax.serving.errors import InputError
 from mlvlab_jax.types import ImageSpec
 
@@ -160,8 +160,7 @@ def _warm_up(package: Package, size: int) -> Callable[[np.ndarray], tuple[np.nda
 
 
 def _calibrate(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax of the logits over the temperature, float32 (b k); rows with a logit that is not finite become NaN."""
+    """Probabilities, float32 (b k); rows with a logit that is not finite become NaN."""
     finite = np.isfinite(logits).all(axis=1, keepdims=True)
-    scaled = np.where(finite, logits, np.float32(0)) / np.float32(temperature)
-    grown = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.where(finite, grown / grown.sum(axis=1, keepdims=True), np.float32(np.nan))
+    probabilities = calibrate(np.where(finite, logits, np.float32(0)), temperature=temperature)
+    return np.where(finite, probabilities, np.float32(np.nan))
