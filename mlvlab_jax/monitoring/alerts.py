@@ -35,16 +35,18 @@ class Alerts:
         path = None if folder is None else folder / "alerts.json"
         self._outbox = Outbox(path, max_pending=config.max_pending)
         self._sender = Sender(self._outbox, send or make_send(config), metrics=metrics)
-        self._labels = {"alertname": "MlvlabDrift", "severity": "warning"}
+        self._labels = {"alertname": "MlvlabDriftAlarm", "severity": "warning"}
         self._last: JudgedWindow | None = None
 
-    def follow(self, model: str, version: str) -> None:
-        """From now on alerts are about this version; that of another one ends."""
+    def follow(self, model: str, version: str, *, alarm: bool) -> None:
+        """From now on alerts are about this version, whose alarm is on or not; that of another one ends."""
         self._labels |= {"model": model, "version": version}
         self._last = None
         for alert in self._outbox.standing:
-            if alert.labels != self._labels:
+            if alert.labels != self._labels or not alarm:
                 self._end(alert)
+        if alarm:
+            self.send_drift_alert()
 
     def note(self, judged: JudgedWindow) -> None:
         """Keeps what a window says for the next alert, and ends the alert where it says that all is well."""

@@ -75,10 +75,19 @@ def test_a_number_that_json_has_not_is_an_error_and_writes_nothing(tmp_path):
 )
 def test_edges_ascend_and_every_value_is_counted_once(values):
     edges = make_edges(values)
-    assert len(edges) == 21
     assert (np.diff(edges) > 0).all()
+    assert edges[0] >= 0
     assert sum(count_values(values, edges)) == len(values)
     json.dumps(count_values(values, edges))
+
+
+def test_edges_leave_room_for_what_drifts_but_not_for_what_cannot_be():
+    values = np.linspace(100, 200, 10_001)
+    edges = make_edges(values)
+    assert (edges[0], edges[-1]) == pytest.approx((101 - 24.5, 199 + 24.5))
+    assert np.allclose(np.diff(edges), 147 / 30)
+    assert make_edges(values / 200, highest=1.0)[-1] == 1
+    assert make_edges(values - 100)[0] == 0
 
 
 def test_values_beyond_the_edges_are_in_the_outer_bins_and_unknown_ones_in_none():
