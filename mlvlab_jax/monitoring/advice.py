@@ -26,9 +26,10 @@ def _list_steps(findings: Findings, history: History) -> Iterator[str]:
         yield "Wait for the next windows: an alarm is raised if they differ too. One window may differ by chance."
     images = '<a href="#images">images least like training</a>'
     yield f"Look at the {images}: are these what the model is for?{_hint(findings)}"
-    if findings.since is not None:
-        start = format_time(findings.since.start)
-        yield f"Find what changed at about {start}: cameras, light, the clients and how they scale and compress, users."
+    if findings.began is not None:
+        start = format_time(findings.began.start)
+        when = f"after {start}, when the first window that differed began"
+        yield f"Find what changed {when}: cameras, light, the clients and how they scale and compress, users."
     if history.live is None:
         yield f"Find out whether the answers are still right. {_ask_labels()}"
     else:

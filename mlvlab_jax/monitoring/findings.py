@@ -25,12 +25,14 @@ _STATES = Literal["waiting", "same", "different", "alarm"]
 
 
 class Findings(NamedTuple):
-    """state: of the last window, `waiting` before the first one. since: first window of the alarm, or None. shown: the
-    window to look at. changes: what differs in it from the reference, plain text, the largest first.
+    """state: of the last window, `waiting` before the first one. since: first window of the alarm, or None. began: the
+    first of the windows in a row that differed before the alarm. shown: the window to look at. changes: what differs in
+    it from the reference, plain text, the largest first.
     """
 
     state: _STATES
     since: WindowRecord | None
+    began: WindowRecord | None
     last: WindowRecord | None
     shown: WindowRecord | None
     changes: tuple[str, ...]
@@ -53,14 +55,16 @@ def find_changes(history: History, *, number: int | None = None) -> Findings:
             f"no window {number} of version {history.reference.version}; {there}; choose another --window"
         )
     if not windows:
-        return Findings("waiting", None, None, None, ())
+        return Findings("waiting", None, None, None, None, ())
     last = windows[-1]
     alarmed = list(itertools.takewhile(lambda window: window.alarm, reversed(windows)))
     shown = next((window for window in alarmed if window.rejected), last)
     if number is not None:
         shown = next(window for window in windows if window.window == number)
     state: _STATES = "alarm" if last.alarm else "different" if last.rejected else "same"
-    return Findings(state, alarmed[-1] if alarmed else None, last, shown, _list_changes(shown, history))
+    before = itertools.takewhile(lambda window: window.rejected, reversed(windows[: len(windows) - len(alarmed)]))
+    since, began = (alarmed[-1], [alarmed[-1], *before][-1]) if alarmed else (None, None)
+    return Findings(state, since, began, last, shown, _list_changes(shown, history))
 
 
 def rank_features(window: WindowRecord) -> list[str]:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from mlvlab_jax.monitoring.detector import TestResult as Result
 from mlvlab_jax.monitoring.metrics import MonitorMetrics
-from mlvlab_jax.serving.metrics import ServingMetrics
+from mlvlab_jax.serving.metrics import ROUTES, ServingMetrics
 from tests.monitoring.services import (
     CONFIGS,
     needs_alertmanager,
@@ -73,6 +73,13 @@ def test_rules_and_dashboard_ask_for_metrics_that_exist_and_leave_none_out():
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in exposed} - seen == set()
     for case in CASES:
         assert {name for each in case["input_series"] for name in names_in(each["series"])} <= exposed
+
+
+def test_predictions_are_found_by_their_routes():
+    asked = [*(rule["expr"] for rule in RULES.values()), *EXPRESSIONS.values()]
+    patterns = {pattern for expression in asked for pattern in re.findall(r'route=~"(.*?)"', expression)}
+    (pattern,) = patterns
+    assert {route for route in ROUTES if re.fullmatch(pattern, route)} == {"/v1/classify", "/v2/models/{model}/infer"}
 
 
 def test_every_alert_says_what_it_is_and_what_to_do():

@@ -62,6 +62,11 @@ def test_the_verdict_comes_first_and_in_words(tmp_path):
     assert verdict.endswith("6 more.")
 
 
+def test_the_advice_names_the_time_of_the_first_window_that_differed(tmp_path):
+    advice = section(render(write_folder(tmp_path)), "next")
+    assert "Find what changed after 2026-11-20 17:24 UTC" in advice  # of window 12, where the alarm is since window 13
+
+
 def test_the_first_window_that_differs_is_no_alarm_yet(tmp_path):
     page = render(write_folder(tmp_path, windows=make_windows(3, 1)))
     assert verdict_of(page).startswith("Different from training in window 4 (2026-11-20 11:54 UTC), no alarm yet")
