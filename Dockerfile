@@ -40,5 +40,5 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python", "-m", "mlvlab_jax.serving.probe", "ready"]
-# Every address but loopback asks for a token: MLVLAB_SERVE_TOKEN, or serving.token_file.
-ENTRYPOINT ["python", "-m", "mlvlab_jax.serve", "host=0.0.0.0"]
+# Every address but loopback asks for a token: MLVLAB_SERVE_TOKEN, or --token-file.
+ENTRYPOINT ["python", "-m", "mlvlab_jax.serve", "--host", "0.0.0.0"]

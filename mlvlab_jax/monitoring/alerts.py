@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from mlvlab_jax.config.monitoring import WebhookConfig
+from mlvlab_jax.monitoring.detector import TestResult
 from mlvlab_jax.monitoring.folder import format_time
 from mlvlab_jax.monitoring.metrics import MonitorMetrics
 from mlvlab_jax.monitoring.outbox import Alert, Outbox
@@ -82,8 +83,10 @@ class Alerts:
     def _describe(self) -> str:
         if self._last is None:
             return ""
-        rejected = [result for result in self._last.verdict.results if result.rejected]
-        rejected.sort(key=lambda result: result.p_value)
-        told = [f"{r.feature} ({r.test}, effect {r.effect:.3g}, floor {r.floor:.3g})" for r in rejected[:_MAX_TOLD]]
-        more = f" and {len(rejected) - _MAX_TOLD} more" if len(rejected) > _MAX_TOLD else ""
-        return f"{', '.join(told)}{more}"
+        surest: dict[str, TestResult] = {}
+        for result in sorted(self._last.verdict.results, key=lambda result: result.p_value):
+            if result.rejected:
+                surest.setdefault(result.feature, result)
+        told = [f"{r.feature} ({r.test}: effect {r.effect:.3g}, floor {r.floor:.3g})" for r in surest.values()]
+        more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
+        return ", ".join(told[:_MAX_TOLD]) + more

@@ -47,7 +47,11 @@ class Judge:
         self._folder = None
         if config.folder is not None:
             self._folder = MonitorFolder(Path(config.folder), keep_windows=config.keep_windows)
-        self.follow(watched)
+        try:
+            self.follow(watched)
+        except Exception:
+            self.close()
+            raise
 
     def follow(self, watched: WatchedModel) -> None:
         """Watches this version from now on; the window that is not complete is dropped."""

@@ -22,21 +22,20 @@ _SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 #: By name: kind, labels, and what it is.
 _FAMILIES: dict[str, tuple[Literal["counter", "gauge"], tuple[str, ...], str]] = {
     "mlvlab_predicted_class_total": ("counter", ("label",), "Images watched, by the class that was answered."),
-    "mlvlab_monitor_dropped_total": ("counter", (), "Images not watched because the monitor was behind."),
+    "mlvlab_monitor_dropped_total": ("counter", (), "Images that were more than the monitor could judge."),
     "mlvlab_drift_windows_total": ("counter", ("verdict",), "Complete windows, by how they compare to the reference."),
     "mlvlab_drift_p_value": ("gauge", ("test", "feature"), "Of the last complete window."),
     "mlvlab_drift_effect": ("gauge", ("test", "feature"), "Size of the difference in the last complete window."),
     "mlvlab_drift_alarm": ("gauge", (), "1 while windows keep differing from the reference."),
     "mlvlab_drift_last_success_timestamp_seconds": ("gauge", (), "When a window was judged last, or the start."),
-    "mlvlab_drift_errors_total": ("counter", (), "Failures of the monitor, and times that it fell behind."),
+    "mlvlab_drift_errors_total": ("counter", (), "Failures of the monitor, and work that took too long."),
     "mlvlab_labels_total": ("counter", (), "True classes that were told for answered images."),
     "mlvlab_live_accuracy": ("gauge", (), "Share of right answers among those whose true class was told."),
     "mlvlab_live_accuracy_low": ("gauge", (), "Lower limit of its 95 % interval."),
     "mlvlab_live_accuracy_high": ("gauge", (), "Upper limit of its 95 % interval."),
-    "mlvlab_alerts_total": ("counter", ("result",), "Messages of alerts that were sent, dropped for want of room, or "
-                                                    "refused."),
+    "mlvlab_alerts_total": ("counter", ("result",), "Messages of alerts: sent, dropped for want of room, refused."),
     "mlvlab_alerts_pending": ("gauge", (), "Messages of alerts that wait for their receiver."),
-}  # fmt: skip
+}
 _OTHER = ("mlvlab_predicted_class_total", "other")
 #: Told as 0 before anything happened.
 _ZEROS: tuple[tuple[str, ...], ...] = (

@@ -20,7 +20,7 @@ from mlvlab_jax.serving.openapi import (
     document_path,
 )
 from mlvlab_jax.serving.protocol import describe_model
-from mlvlab_jax.serving.replies import RefusedError, find_request_id, name_version, reply_bytes, reply_json
+from mlvlab_jax.serving.replies import find_request_id, name_version, reply_bytes, reply_json
 
 _SERVER = {"name": "mlvlab_jax", "version": mlvlab_jax.__version__, "extensions": ["binary_tensor_data"]}
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -60,8 +60,6 @@ def add_metadata(app: FastAPI, models: Models) -> None:
     async def ready(request: Request) -> Response:
         """Whether the model takes requests."""
         predictor = models.find(request.path_params["name"], request.path_params.get("version")).predictor
-        if not models.ready:
-            raise RefusedError(503, "the server is stopping")
         headers = name_version(predictor.version)
         return reply_json(request.scope, {"name": predictor.name, "ready": True}, headers=headers)
 

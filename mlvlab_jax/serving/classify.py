@@ -34,7 +34,7 @@ def add_classify(
         top_k = _read_top_k(request, default=config.top_k)
         with models.current().lease() as served:
             predictor, batcher = served.predictor, served.batcher
-            incoming = await receive(request, models, config.batching, metrics=metrics)
+            incoming = await receive(request, config.batching, metrics=metrics)
             decode = functools.partial(predictor.decode, incoming.body)
             async with while_connected(request):
                 with batcher.arriving():

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from starlette.requests import ClientDisconnect, Request
 
 from mlvlab_jax.config.serving import BatchingConfig
-from mlvlab_jax.serving.errors import OverloadedError
-from mlvlab_jax.serving.models import Models
 from mlvlab_jax.serving.replies import CLIENT_GONE, RefusedError
 
 if TYPE_CHECKING:
@@ -27,18 +25,12 @@ class Incoming(NamedTuple):
     deadline: float
 
 
-async def receive(request: Request, models: Models, config: BatchingConfig, *, metrics: "ServingMetrics") -> Incoming:
+async def receive(request: Request, config: BatchingConfig, *, metrics: "ServingMetrics") -> Incoming:
     """The whole body of a request that asks for a prediction; its deadline counts from its last byte.
 
     Raises:
-        OverloadedError: The server is stopping.
-        RefusedError: X-Deadline-Ms is not a number from 1, the body is compressed, or the client left.
+        RefusedError: X-Deadline-Ms is not a number from 1, or the client left.
     """
-    if not models.ready:
-        metrics.add_refusal("draining")
-        raise OverloadedError(1.0, reason="draining")
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise RefusedError(415, "a compressed body is not accepted")
     given = request.headers.get("x-deadline-ms")
     deadline_ms = config.deadline_ms if given is None else min(config.deadline_ms, parse_count(given, "X-Deadline-Ms"))
     try:

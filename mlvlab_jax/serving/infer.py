@@ -39,7 +39,7 @@ def add_infer(
         """The outputs of the model for a tensor of images."""
         with models.find(request.path_params["name"], request.path_params.get("version")).lease() as served:
             predictor = served.predictor
-            incoming = await receive(request, models, config.batching, metrics=metrics)
+            incoming = await receive(request, config.batching, metrics=metrics)
             async with while_connected(request):
                 asked = await _parse(request, incoming, predictor.image, decoders)
                 outputs = await served.batcher.submit(asked.images, deadline=incoming.deadline)

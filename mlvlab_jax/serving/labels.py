@@ -22,6 +22,8 @@ def add_labels(app: FastAPI, label: TakeLabel | None) -> None:
         """Takes the true class of an image that was answered before; the live accuracy is made of these."""
         if label is None:
             raise RefusedError(404, "nothing is watched here")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise RefusedError(415, "send JSON, with Content-Type application/json")
         request_id, item, name = _parse(await request.body())
         try:
             label(request_id, item, name)

@@ -151,6 +151,7 @@ class Models:
         """
         self._metrics.ready.set(0)
         self._change(*await asyncio.get_running_loop().run_in_executor(self._thread, self._open_first))
+        self._on_change(self.current())
         self._spawn(self._follow())
 
     def look(self) -> None:
@@ -178,7 +179,6 @@ class Models:
         self._serving = found
         self._metrics.set_model(predictor.name, predictor.version, package=found.sha256)
         self._metrics.ready.set(not self._draining)
-        self._on_change(self._current)
         if old is not None:
             self._spawn(self._retire(old))
 
@@ -200,11 +200,18 @@ class Models:
             if following is not None:
                 left = self.current().predictor.version
                 self._change(*following)
+                self._tell()
                 self._metrics.reloads.labels("ok").inc()
                 self._metrics.reload_failing.set(0)
                 found, seconds = following[0], time.monotonic() - began
                 del following
                 _log.info("reload: %s %s serves, %s left; %.1f s", found.name, found.version, left, seconds)
+
+    def _tell(self) -> None:
+        try:
+            self._on_change(self.current())
+        except Exception:  # noqa: BLE001 - who watches must not stop what is watched
+            _log.exception("an observer of versions failed; it goes on with the old one")
 
     def _open_first(self) -> "tuple[Found, Predictor]":
         found = self._source.find()

@@ -193,6 +193,8 @@ DEADLINE: dict[str, Any] = {
 }
 _TEXTS = {
     400: "Not understood",
+    401: "No token, or another",
+    403: "Asked by a page of another site",
     404: "No such thing",
     408: "The body did not arrive in time",
     413: "Too large",
@@ -212,5 +214,4 @@ def document_path(path: str) -> list[dict[str, Any]]:
 
 def document_errors(*codes: Literal[400, 404, 408, 413, 415, 499, 500, 503, 504]) -> dict[int | str, dict[str, Any]]:
     """The refusals of a route."""
-    unauthorized: dict[int | str, dict[str, Any]] = {401: {"model": ErrorReply, "description": "No token, or another"}}
-    return unauthorized | {code: {"model": ErrorReply, "description": _TEXTS[code]} for code in codes}
+    return {code: {"model": ErrorReply, "description": _TEXTS[code]} for code in (401, 403, *codes)}

@@ -1,6 +1,7 @@
 """A package made ready to answer: one program for each size of batch, compiled before the first request."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,10 @@ from mlvlab_jax.types import ImageSpec
 
 if TYPE_CHECKING:
     from mlvlab_jax.data.decode import Header
+
+
+#: Seconds for which each program is run at the start, once at least.
+_WARM_UP_S = 0.02
 
 
 class Outputs(NamedTuple):
@@ -30,10 +35,13 @@ class Outputs(NamedTuple):
 class Predictor:
     """A package that answers batches of any size, without compiling anything any more.
 
+    A batch between two programs is filled up for the larger one, or cut up for smaller ones: whatever took less time
+    when the programs were run for the first time. On a processor without an accelerator that is cutting.
+
     Args:
         package: The model.
         max_batch: Largest batch of one program; there is one for each of 1, 2, 4, ... and this. Each is compiled and
-            run once here.
+            run here.
         name: What the model is called; that of the package if None.
         version: What its version is called; the first 12 characters of the package's digest if None.
 
@@ -49,8 +57,9 @@ class Predictor:
         self.package = package
         self.name = name or package.name
         self.version = version or package.manifest.sha256[:12]
-        self._programs = {size: _warm_up(package, size) for size in make_buckets(max_batch)}
-        self._max_batch = max_batch
+        self._programs = {size: package.compile(size) for size in make_buckets(max_batch)}
+        self._plans = plan_batches({size: self._warm_up(size) for size in self._programs})
+        self.predict(np.zeros((1, *self.image), np.uint8))  # what is imported at the first answer is there afterwards
 
     @classmethod
     def open(
@@ -119,7 +128,11 @@ class Predictor:
         """
         images = np.asarray(images)
         self.check(images)
-        parts = [self._run(images[at : at + self._max_batch]) for at in range(0, len(images), self._max_batch)]
+        parts, at = [], 0
+        while at < len(images):
+            num = min(len(images) - at, len(self._plans) - 1)
+            parts.append(self._run(images[at : at + num], self._plans[num]))
+            at += len(parts[-1][0])
         logits, embedding = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         return Outputs(logits, _calibrate(logits, self.package.temperature), embedding)
 
@@ -130,33 +143,44 @@ class Predictor:
         order = np.argsort(-probabilities, kind="stable")[:k]
         return [(self.class_names[i], float(probabilities[i])) for i in order]
 
-    def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and embedding of at most `max_batch` images, by the smallest program that holds them."""
+    def _run(self, images: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and embedding of the first images, as many as the program for `size` takes, or all."""
+        images = images[:size]
         num = len(images)
-        size = next(size for size in self._programs if size >= num)
         if size > num:
             images = np.concatenate([images, np.zeros((size - num, *self.image), np.uint8)])
         logits, embedding = self._programs[size](np.ascontiguousarray(images))
         return logits[:num], embedding[:num]
 
+    def _warm_up(self, size: int) -> float:
+        """Seconds the program for `size` images takes: the least of some runs, of a single one if it is slow."""
+        images, least, spent = np.zeros((size, *self.image), np.uint8), float("inf"), 0.0
+        while spent < _WARM_UP_S:
+            started = time.perf_counter()
+            self._programs[size](images)
+            seconds = time.perf_counter() - started
+            least, spent = min(least, seconds), spent + seconds
+        return least
+
 
 def make_buckets(max_batch: int) -> list[int]:
     """Sizes of batch that get a program: 1, 2, 4, ... and `max_batch` itself, in this order."""
-    return [*_powers_below(max_batch), max_batch]
+    return [*(2**k for k in range((max_batch - 1).bit_length())), max_batch]
 
 
-def _powers_below(limit: int) -> Iterator[int]:
-    size = 1
-    while size < limit:
-        yield size
-        size *= 2
+def plan_batches(seconds: Mapping[int, float]) -> list[int]:
+    """Which program to run first for 0, 1, 2, ... images, so that all of them are answered soonest.
 
-
-def _warm_up(package: Package, size: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """The program for `size` images, run once: what the device allocates at the first call is there afterwards."""
-    program = package.compile(size)
-    program(np.zeros((size, *package.image), np.uint8))
-    return program
+    Args:
+        seconds: What each program takes, by its size. The largest one bounds the number of images.
+    """
+    sizes = sorted(seconds)
+    plans, total = [0], [0.0]
+    for num in range(1, sizes[-1] + 1):
+        costs = {size: seconds[size] + total[max(0, num - size)] for size in sizes}
+        plans.append(min(costs, key=costs.__getitem__))
+        total.append(costs[plans[-1]])
+    return plans
 
 
 def _calibrate(logits: np.ndarray, temperature: float) -> np.ndarray:

@@ -1,20 +1,24 @@
 import contextlib
 import http.server
 import json
+import logging
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.config.monitoring import WebhookConfig
 from mlvlab_jax.errors import ConfigError, DataError
-from mlvlab_jax.monitoring import sender
+from mlvlab_jax.monitoring import detector, sender
 from mlvlab_jax.monitoring.alerts import Alerts
 from mlvlab_jax.monitoring.metrics import MonitorMetrics
 from mlvlab_jax.monitoring.outbox import Alert, Outbox
 from mlvlab_jax.monitoring.sender import render_message
 from mlvlab_jax.monitoring.webhook import make_send
+from mlvlab_jax.monitoring.window import Window
+from mlvlab_jax.monitoring.windows import JudgedWindow
 from tests.monitoring.observed import wait_until
 
 
@@ -25,7 +29,7 @@ def _in_a_hurry(monkeypatch):
 
 
 class Receiver(http.server.ThreadingHTTPServer):
-    """Answers as `script` says, request by request, and then 200; `hang` waits until `released`."""
+    """Answers as `script` says, request by request, and then 200; once `released`, `hang` goes away, `wait` is 200."""
 
     daemon_threads = True
 
@@ -45,9 +49,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.received.append(message)
         what = self.server.script.pop(0) if self.server.script else 200
-        if what == "hang":
+        if what in ("hang", "wait"):
             self.server.released.wait(60)
+        if what == "hang":
             return
+        what = 200 if what == "wait" else what
         if what == 200:
             self.server.taken.append(message)
         self.send_response(what)
@@ -139,6 +145,7 @@ def test_alerts_are_one_where_their_labels_are():
 
 
 def test_a_receiver_that_is_down_slow_or_broken_gets_all_in_order_once_it_is_well(receive, alert, caplog):
+    caplog.set_level(logging.INFO)
     receiver = receive("hang", 500, 503, 429, 408, 500)
     alerts = alert(receiver.url, timeout_s=0.2)
     for _ in range(2):
@@ -190,8 +197,8 @@ def test_what_was_not_sent_is_sent_by_the_next_process_and_what_stands_is_not_se
 
 
 def test_nobody_waits_for_a_receiver_that_hangs_and_the_oldest_messages_are_dropped(receive, alert):
-    receiver = receive("hang")
-    alerts = alert(receiver.url, max_pending=3, timeout_s=30.0)
+    receiver = receive("wait")
+    alerts = alert(receiver.url, max_pending=3, timeout_s=60.0)
     alerts.send_drift_alert()
     wait_until(lambda: receiver.received)
     for _ in range(3):
@@ -200,8 +207,8 @@ def test_nobody_waits_for_a_receiver_that_hangs_and_the_oldest_messages_are_drop
     assert count(alerts, "dropped") == 4
     assert alerts._metrics.value("mlvlab_alerts_pending") == 3
     receiver.released.set()
-    wait_until(lambda: count(alerts, "sent") == 3)
-    assert statuses(receiver.taken) == ["firing", "resolved", "firing"]
+    wait_until(lambda: count(alerts, "sent") == 4)  # the one on its way too
+    assert statuses(receiver.taken) == ["firing", "firing", "resolved", "firing"]
 
 
 def test_the_alert_of_another_version_ends(alert):
@@ -216,6 +223,24 @@ def test_the_alert_of_another_version_ends(alert):
         ("resolved", "v1"),
         ("firing", "v2"),
     ]
+
+
+def test_an_alert_tells_what_differs_each_thing_once_and_the_surest_first(alert):
+    told = []
+    alerts = alert(send=told.append)
+    results = [
+        detector.TestResult("psi", "sharpness", 1e-9, 0.3, 0.1, True),
+        detector.TestResult("psi", "entropy", 0.4, 0.01, 0.1, False),
+        detector.TestResult("kolmogorov_smirnov", "sharpness", 1e-4, 0.12345, 0.05, True),
+        detector.TestResult("mmd", "embedding", 1e-12, 0.02, 0.002, True),
+    ]
+    nothing = Window({}, np.zeros(0), np.zeros((0, 1)))
+    alerts.note(JudgedWindow(nothing, detector.Verdict(True, tuple(results), alarm=True), 0.0, 1.0, ()))
+    alerts.send_drift_alert()
+    wait_until(lambda: told)
+    assert told[0]["commonAnnotations"]["description"] == (
+        "embedding (mmd: effect 0.02, floor 0.002), sharpness (psi: effect 0.3, floor 0.1)"
+    )
 
 
 def test_without_an_address_alerts_are_logged(alert, caplog):

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import httpx
 import numpy as np
+import uvicorn
 from PIL import Image
 
 import mlvlab_jax
@@ -18,6 +21,8 @@ from mlvlab_jax.config.serving import BatchingConfig, ServingConfig
 from mlvlab_jax.data.decode import inspect_image
 from mlvlab_jax.serving.app import make_app
 from mlvlab_jax.serving.batcher import Batcher
+from mlvlab_jax.serving.connection import make_connection_class
+from mlvlab_jax.serving.guard import Guard
 from mlvlab_jax.serving.metrics import ServingMetrics
 from mlvlab_jax.serving.models import NotReadyError, Served, UnknownModelError
 from mlvlab_jax.serving.predictor import Outputs, Predictor
@@ -63,7 +68,7 @@ class FakeModels:
     """One version, always."""
 
     def __init__(self, predictor, config, metrics):
-        self.ready, self.served = True, None
+        self.ready, self.draining, self.served = True, False, None
         self._make = lambda: Served(predictor, Batcher(predictor.predict, config.batching, metrics=metrics))
 
     def current(self):
@@ -83,6 +88,7 @@ class FakeModels:
 
 class Serving(NamedTuple):
     app: object
+    config: ServingConfig
     models: FakeModels
     metrics: ServingMetrics
     told: dict
@@ -119,7 +125,7 @@ def make_serving(predictor=None, *, label=None, fail=False, batching=None, **con
     models = FakeModels(predictor, config, metrics)
     label = label or (None if label is False else keep("label"))
     app = make_app(models, config, metrics=metrics, observe=keep("observe"), record=keep("record"), label=label)
-    return Serving(app, models, metrics, told)
+    return Serving(app, config, models, metrics, told)
 
 
 def check_refusal(response, status):
@@ -179,19 +185,16 @@ def read_reply(response):
 
 
 @contextlib.contextmanager
-def listening(app):
-    """Address of `app` behind a socket, served by uvicorn in a thread."""
-    import socket
-    import threading
-
-    import uvicorn
-
+def listening(serving, *, token=None):
+    """Port of this machine at which `serving` answers as a server does, in a thread of its own."""
+    guard = Guard(serving.app, serving.config, token=token, metrics=serving.metrics, models=serving.models)
+    options = {"http": make_connection_class(serving.config.limits, serving.metrics), "log_config": None}
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(guard, lifespan="off", access_log=False, **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield "127.0.0.1", listener.getsockname()[1]
+            yield listener.getsockname()[1]
         finally:
             server.should_exit = True
             thread.join()

@@ -18,7 +18,7 @@ from mlvlab_jax.errors import ConfigError, PackageError
 from mlvlab_jax.package.load import load_package
 from mlvlab_jax.serving.batcher import Batcher
 from mlvlab_jax.serving.errors import InputError, PredictionError
-from mlvlab_jax.serving.predictor import Outputs, Predictor, make_buckets
+from mlvlab_jax.serving.predictor import Outputs, Predictor, make_buckets, plan_batches
 from tests.serving.test_batcher import RecordingMetrics
 
 
@@ -53,8 +53,25 @@ def test_there_is_a_program_for_each_power_of_two_and_for_the_largest_batch():
     assert make_buckets(32) == [1, 2, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 6, 7, 12, 17])
-def test_the_answers_are_those_of_the_package(num, package, predictor):
+def follow(plans, num):
+    """Programs that are run for `num` images."""
+    return [] if num <= 0 else [plans[num], *follow(plans, num - plans[num])]
+
+
+def test_a_batch_is_cut_up_where_time_grows_with_the_images():
+    plans = plan_batches({size: 10 + size * 100 for size in (1, 2, 4, 6)})
+    assert [sorted(follow(plans, num)) for num in range(7)] == [[], [1], [2], [1, 2], [4], [1, 4], [6]]
+
+
+def test_a_batch_is_filled_up_where_time_hardly_grows_with_the_images():
+    plans = plan_batches({size: 100 + size for size in (1, 2, 4, 8)})
+    assert plans == [0, 1, 2, 4, 4, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("plans", [[0, 1, 2, 4, 4, 6, 6], [0, 1, 1, 2, 2, 1, 2]], ids=["filled up", "cut up"])
+@pytest.mark.parametrize("num", [1, 2, 3, 5, 6, 7, 17])
+def test_the_answers_are_those_of_the_package(num, plans, package, predictor, monkeypatch):
+    monkeypatch.setattr(predictor, "_plans", plans)
     images = draw_images(num)
     logits, embedding = package.predict(images)
     expected = Outputs(logits, softmax(logits / 2.5, axis=1), embedding)

@@ -14,7 +14,6 @@ from PIL import Image
 
 from mlvlab_jax.package.load import load_package
 from tests.conftest import ROOT
-from tests.package.conftest import made, workdir  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +36,12 @@ def python(tmp_path_factory):
 
 def encode(image):
     file = io.BytesIO()
-    Image.fromarray(image[..., 0]).save(file, "PNG")
+    Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
-def test_the_application_answers_as_the_package_does(python, made, tmp_path):  # noqa: F811
-    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
+def test_the_application_answers_as_the_package_does(python, made, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     questions = [("/v1/classify", encode(image)) for image in images]
     questions += [("/v1/classify", b"no image"), ("/v1/classify", bytes(21 * 2**20)), ("/v2/other", b"")]
     with socket.create_server(("127.0.0.1", 0)) as listener:
