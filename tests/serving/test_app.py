@@ -151,6 +151,14 @@ def test_the_server_and_its_model_describe_themselves(serving):
     assert b"mlvlab_predictions_total" in serving.ask("GET", "/metrics").content
 
 
+def test_the_page_is_html_that_no_other_page_may_frame(serving):
+    response = serving.ask("GET", "/")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.text.startswith("<!doctype html>")
+
+
 def test_nothing_is_answered_before_a_version_is_there(serving):
     serving.models.ready, serving.models._make = False, None
     assert check_refusal(serving.ask("GET", "/v2/health/ready"), 503)
