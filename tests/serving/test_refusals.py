@@ -187,6 +187,9 @@ def test_lies_about_the_binary_part_are_refused(serving):
     ):
         check_refusal(serving.ask("POST", INFER, content=body, headers={name: value.encode()}), 400)
     check_refusal(serving.ask("POST", INFER, content=body[:-1], headers=headers), 400)
+    plain = json.dumps(tensor()).encode()
+    assert serving.ask("POST", INFER, content=plain, headers={name: str(len(plain))}).status_code == 200
+    check_refusal(serving.ask("POST", INFER, content=plain, headers={name: str(len(plain) + 1)}), 400)
     check_refusal(serving.ask("POST", INFER, content=body + b"x", headers=headers), 400)
     for size in (47, 49, -48, True, 48.0, "48", 2**70, None):
         document = tensor(parameters={"binary_data_size": size})
