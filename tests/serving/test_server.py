@@ -509,7 +509,8 @@ def test_twenty_changes_of_version_within_20000_requests(made, tmp_path):
     best = {v: load_package(f).preprocess_bytes(IMAGE["content"]) for v, f in (("1.0.0", made), ("2.0.0", other))}
     best = {v: load_package(f).predict_probabilities(best[v][None])[0] for v, f in (("1.0.0", made), ("2.0.0", other))}
     broken = registry.open_package("tiny", "3.0.0") / "model.safetensors"
-    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    data = broken.read_bytes()
+    broken.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     point(store, "1.0.0")
     arguments = ("--model", "tiny@champion", "--registry", tmp_path / "registry", "follow_s=0.2")
     with Process(*arguments, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")}) as process:
