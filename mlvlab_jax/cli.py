@@ -28,6 +28,7 @@ COMMANDS = {
     "validate": ("validate", "check every example of the data, and list what is wrong"),
     "shadow": ("shadow", "put recorded requests to another version, and see where it differs"),
     "sweep": ("sweep", "search a space of configurations, and write down the best"),
+    "monitor": ("monitor", "tell whether a served model still sees what it was trained on: report, status"),
 }
 
 

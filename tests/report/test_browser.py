@@ -1,70 +1,26 @@
 """The page of a real run, as a real browser has it."""
 
-import http.server
+import functools
 import json
-import shutil
-import subprocess
-import threading
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
 from mlvlab_jax.report.page import write_report
+from tests import browsing
+from tests.browsing import Document, listening, needs_browser
 from tests.report.runs import SECTIONS, make_evaluation, write_run
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} on PATH")
 
 
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
-    profile = tmp_path_factory.mktemp("profile")
-
-    def run(page, *options):
-        """The document after the page was loaded."""
-        quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking")
-        command = [BROWSER, *quiet, f"--user-data-dir={profile}", *options, page.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout
-
-    return run
+    return functools.partial(browsing.browse, profile=tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture
 def requests():
-    """Address of a server, and the paths it was asked for."""
-    asked = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(404)
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
-
-
-class Document(HTMLParser):
-    """Tags of a document with their attributes, and the sections' identifiers."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
+    with listening() as server:
+        yield server
 
 
 @needs_browser
