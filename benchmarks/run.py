@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("trainer_overhead", "startup", "memory", "data_loading", "tracker_down")
+BENCHMARKS = ("trainer_overhead", "startup", "memory", "data_loading", "tracker_down", "drift")
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
 
