@@ -58,6 +58,8 @@ class ModelMonitor:
     def setup_alerts(self, *, send: Send | None = None) -> Alerts:
         """What sends alerts: to `send`, or to the configured webhook, or to the log.
 
+        A subclass with another receiver overrides this and gives `send`.
+
         Args:
             send: Takes each message, a dict in the form of Alertmanager's webhook, on a thread of its own.
         """
