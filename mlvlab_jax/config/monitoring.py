@@ -56,7 +56,7 @@ class MonitoringConfig:
     """Where alarms are posted."""
     max_pending: Positive = 2000
     """Observations that may wait for the worker, of 64 MiB of pixels at most; beyond, new ones are dropped and counted,
-    never waited for."""
+    never waited for. The worker takes a tenth of a core; of more traffic it judges a sample."""
     max_unlabelled: Positive = 100_000
     """Predictions remembered for labels that come later."""
 

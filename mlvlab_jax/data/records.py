@@ -140,13 +140,12 @@ class DecodedSource:
 
 def read_sides(source: Source, ids: np.ndarray) -> np.ndarray | None:
     """Side of a square as large as each stored image, in pixels, float64 (n); None where all have one size."""
-    stored = source.names if isinstance(source, ArraySource) else source
-    if not isinstance(stored, DecodedSource) or len(ids) == 0:
+    if len(ids) == 0:
         return None
     probed = ids[np.linspace(0, len(ids) - 1, _NUM_PROBED).astype(np.int64)]
-    if len(np.unique(stored.read_sizes(probed), axis=0)) == 1:
+    if len(np.unique(read_sizes(source, probed), axis=0)) == 1:
         return None
-    return np.sqrt(stored.read_sizes(ids).astype(np.float64).prod(axis=1))
+    return np.sqrt(read_sizes(source, ids).astype(np.float64).prod(axis=1))
 
 
 def read_sizes(source: Source, ids: np.ndarray) -> np.ndarray:

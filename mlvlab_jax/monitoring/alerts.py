@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from mlvlab_jax.config.monitoring import WebhookConfig
+from mlvlab_jax.monitoring.detector import TestResult
 from mlvlab_jax.monitoring.folder import format_time
 from mlvlab_jax.monitoring.metrics import MonitorMetrics
 from mlvlab_jax.monitoring.outbox import Alert, Outbox
@@ -35,16 +36,18 @@ class Alerts:
         path = None if folder is None else folder / "alerts.json"
         self._outbox = Outbox(path, max_pending=config.max_pending)
         self._sender = Sender(self._outbox, send or make_send(config), metrics=metrics)
-        self._labels = {"alertname": "MlvlabDrift", "severity": "warning"}
+        self._labels = {"alertname": "MlvlabDriftAlarm", "severity": "warning"}
         self._last: JudgedWindow | None = None
 
-    def follow(self, model: str, version: str) -> None:
-        """From now on alerts are about this version; that of another one ends."""
+    def follow(self, model: str, version: str, *, alarm: bool) -> None:
+        """From now on alerts are about this version, whose alarm is on or not; that of another one ends."""
         self._labels |= {"model": model, "version": version}
         self._last = None
         for alert in self._outbox.standing:
-            if alert.labels != self._labels:
+            if alert.labels != self._labels or not alarm:
                 self._end(alert)
+        if alarm:
+            self.send_drift_alert()
 
     def note(self, judged: JudgedWindow) -> None:
         """Keeps what a window says for the next alert, and ends the alert where it says that all is well."""
@@ -80,8 +83,10 @@ class Alerts:
     def _describe(self) -> str:
         if self._last is None:
             return ""
-        rejected = [result for result in self._last.verdict.results if result.rejected]
-        rejected.sort(key=lambda result: result.p_value)
-        told = [f"{r.feature} ({r.test}, effect {r.effect:.3g}, floor {r.floor:.3g})" for r in rejected[:_MAX_TOLD]]
-        more = f" and {len(rejected) - _MAX_TOLD} more" if len(rejected) > _MAX_TOLD else ""
-        return f"{', '.join(told)}{more}"
+        surest: dict[str, TestResult] = {}
+        for result in sorted(self._last.verdict.results, key=lambda result: result.p_value):
+            if result.rejected:
+                surest.setdefault(result.feature, result)
+        told = [f"{r.feature} ({r.test}: effect {r.effect:.3g}, floor {r.floor:.3g})" for r in surest.values()]
+        more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
+        return ", ".join(told[:_MAX_TOLD]) + more

@@ -7,8 +7,8 @@ from mlvlab_jax.monitoring.metrics import MonitorMetrics
 _log = logging.getLogger(__name__)
 
 
-class BehindError(Exception):
-    """Answers were dropped because the monitor could not follow."""
+class SlowError(Exception):
+    """A piece of work took so long that something is wrong with the machine, such as with its disk."""
 
 
 class Failures:

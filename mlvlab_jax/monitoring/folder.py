@@ -62,7 +62,10 @@ class MonitorFolder:
         """
         reference = watched.reference
         num_classes = len(watched.class_names)
-        self._edges = {name: make_edges(values) for name, values in reference.values.items()}
+        self._edges = {
+            name: make_edges(values, highest=1.0 if name == "confidence" else np.inf)
+            for name, values in reference.values.items()
+        }
         features = {
             name: {"edges": edges.tolist(), "counts": count_values(reference.values[name], edges)}
             for name, edges in self._edges.items()

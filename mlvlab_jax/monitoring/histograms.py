@@ -2,18 +2,28 @@
 
 import numpy as np
 
-_NUM_BINS = 20
-_RANGE = (0.01, 0.99)
+_NUM_BINS = 30
+#: The reference takes up two thirds of the bins, from its 1st to its 99th percentile; the others are for what drifts.
+_RANGE, _MARGIN = (0.01, 0.99), 0.25
 #: Width of a range, relative to its values, below which they are one value.
 _MIN_WIDTH = 1e-6
 
 
-def make_edges(values: np.ndarray) -> np.ndarray:
-    """Ascending limits, float64 (m + 1), of equally wide bins from the 1st to the 99th percentile of values (n)."""
+def make_edges(values: np.ndarray, *, highest: float = np.inf) -> np.ndarray:
+    """Limits of equally wide bins around values (n).
+
+    Args:
+        values: Of the reference; none is below 0.
+        highest: What no value can be above.
+
+    Returns:
+        Ascending, float64 (m + 1), from 0 at least to `highest` at most.
+    """
     low, high = np.quantile(values.astype(np.float64), _RANGE)
     if high - low < _MIN_WIDTH * max(1.0, abs(low)):
-        low, high = low - 0.5, low + 0.5
-    return np.linspace(low, high, _NUM_BINS + 1)
+        low, high = low - 0.5, high + 0.5
+    margin = _MARGIN * (high - low)
+    return np.linspace(max(0.0, low - margin), min(highest, high + margin), _NUM_BINS + 1)
 
 
 def count_values(values: np.ndarray, edges: np.ndarray) -> list[int]:

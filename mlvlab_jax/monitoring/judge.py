@@ -47,13 +47,18 @@ class Judge:
         self._folder = None
         if config.folder is not None:
             self._folder = MonitorFolder(Path(config.folder), keep_windows=config.keep_windows)
-        self.follow(watched)
+        try:
+            self.follow(watched)
+        except Exception:
+            self.close()
+            raise
 
     def follow(self, watched: WatchedModel) -> None:
         """Watches this version from now on; the window that is not complete is dropped."""
+        filler = WindowFiller(watched.reference, self._config)  # first, as it may refuse the reference
         verdicts, labels = self._folder.follow(watched) if self._folder is not None else ((), ())
-        self.watched = watched
-        self._filler = WindowFiller(watched.reference, self._config, verdicts=verdicts)
+        filler.resume(verdicts)
+        self.watched, self._filler = watched, filler
         self._live = LiveAccuracy(watched.version, labels)
         self._metrics.set_results(())
         self._metrics.set("mlvlab_drift_alarm", self.alarm)

@@ -9,8 +9,6 @@ from typing import Any
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.files import write_atomic
 
-_TAIL_BYTES = 2**16
-
 
 class LinesFile:
     """The newest `keep` records, and up to a tenth more between two cuts. Needs to be the only writer.
@@ -59,6 +57,5 @@ class LinesFile:
 
 def _cut_torn_line(descriptor: int) -> None:
     size = os.fstat(descriptor).st_size
-    tail = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-    if not tail.endswith(b"\n"):
-        os.ftruncate(descriptor, size - len(tail) + tail.rfind(b"\n") + 1)
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)

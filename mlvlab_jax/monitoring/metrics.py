@@ -22,21 +22,21 @@ _SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 #: By name: kind, labels, and what it is.
 _FAMILIES: dict[str, tuple[Literal["counter", "gauge"], tuple[str, ...], str]] = {
     "mlvlab_predicted_class_total": ("counter", ("label",), "Images watched, by the class that was answered."),
-    "mlvlab_monitor_dropped_total": ("counter", (), "Images not watched because the monitor was behind."),
+    "mlvlab_monitor_dropped_total": ("counter", (), "Images that were more than the monitor could judge."),
     "mlvlab_drift_windows_total": ("counter", ("verdict",), "Complete windows, by how they compare to the reference."),
     "mlvlab_drift_p_value": ("gauge", ("test", "feature"), "Of the last complete window."),
     "mlvlab_drift_effect": ("gauge", ("test", "feature"), "Size of the difference in the last complete window."),
     "mlvlab_drift_alarm": ("gauge", (), "1 while windows keep differing from the reference."),
     "mlvlab_drift_last_success_timestamp_seconds": ("gauge", (), "When a window was judged last, or the start."),
-    "mlvlab_drift_errors_total": ("counter", (), "Failures of the monitor, and times that it fell behind."),
+    "mlvlab_drift_errors_total": ("counter", (), "Failures of the monitor, and work that took too long."),
     "mlvlab_labels_total": ("counter", (), "True classes that were told for answered images."),
     "mlvlab_live_accuracy": ("gauge", (), "Share of right answers among those whose true class was told."),
     "mlvlab_live_accuracy_low": ("gauge", (), "Lower limit of its 95 % interval."),
     "mlvlab_live_accuracy_high": ("gauge", (), "Upper limit of its 95 % interval."),
-    "mlvlab_alerts_total": ("counter", ("result",), "Messages of alerts that were sent, dropped for want of room, or "
-                                                    "refused."),
+    "mlvlab_alerts_total": ("counter", ("result",), "Messages of alerts: sent, dropped for want of room, refused."),
     "mlvlab_alerts_pending": ("gauge", (), "Messages of alerts that wait for their receiver."),
-}  # fmt: skip
+}
+_OTHER = ("mlvlab_predicted_class_total", "other")
 #: Told as 0 before anything happened.
 _ZEROS: tuple[tuple[str, ...], ...] = (
     ("mlvlab_monitor_dropped_total",),
@@ -103,7 +103,7 @@ class MonitorMetrics:
             for index in probabilities.argmax(-1).tolist():
                 key = ("mlvlab_predicted_class_total", class_names[index])
                 if key not in self._numbers and (index >= MAX_CLASSES or self._num_classes() >= MAX_CLASSES):
-                    key = ("mlvlab_predicted_class_total", "other")
+                    key = _OTHER
                 self._numbers[key] = self._numbers.get(key, 0.0) + 1
 
     def count(self, name: str, *labels: str, num: int = 1) -> None:
@@ -114,7 +114,7 @@ class MonitorMetrics:
     def set(self, name: str, value: float) -> None:
         """Sets a gauge without labels."""
         with self._lock:
-            self._numbers[(name,)] = value
+            self._numbers[(name,)] = float(value)
 
     def forget(self, *names: str) -> None:
         """Takes away what was told under these names."""
@@ -163,7 +163,7 @@ class MonitorMetrics:
             yield summary
 
     def _num_classes(self) -> int:
-        return sum(name == "mlvlab_predicted_class_total" for name, *_ in self._numbers)
+        return sum(key[0] == "mlvlab_predicted_class_total" and key != _OTHER for key in self._numbers)
 
     def _forget(self, names: Sequence[str]) -> None:
         self._numbers = {key: number for key, number in self._numbers.items() if key[0] not in names}

@@ -60,9 +60,10 @@ class ModelMonitor:
         Args:
             send: Takes each message, a dict in the form of Alertmanager's webhook, on a thread of its own.
         """
+        judge = self._judge  # it makes sure that nobody else writes the folder
         folder = None if self.config.folder is None else Path(self.config.folder)
         alerts = Alerts(self.config.webhook, metrics=self._metrics, folder=folder, send=send)
-        alerts.follow(self._watched.model, self._watched.version)
+        alerts.follow(judge.watched.model, judge.watched.version, alarm=judge.alarm)
         return alerts
 
     def track_prediction(self, input_data: Mapping[str, Any], prediction: Mapping[str, Any], latency: float) -> None:

@@ -1,6 +1,7 @@
 """Watches the answers of a server, off the path of its requests."""
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 
 from mlvlab_jax.config.monitoring import MonitoringConfig
 from mlvlab_jax.monitoring.alerts import Alerts
-from mlvlab_jax.monitoring.failures import BehindError, Failures
+from mlvlab_jax.monitoring.failures import Failures, SlowError
 from mlvlab_jax.monitoring.folder import MAX_LABELS, WatchedModel
 from mlvlab_jax.monitoring.judge import Judge
 from mlvlab_jax.monitoring.live import Label, Unlabelled
@@ -29,9 +30,13 @@ _log = logging.getLogger(__name__)
 _MAX_PENDING_BYTES = 64 * 2**20
 #: Answers measured at a time, and seconds in which they come together.
 _PIECE, _GATHER_S = 16, 0.05
-#: Processor seconds that the thread takes of a second at most, so that Python's lock stays with the requests.
-_SHARE = 0.25
+#: Processor seconds that the thread takes of a second at most, so that Python's lock stays with the requests. What
+#: comes faster than it can be judged so is judged by a sample.
+_SHARE = 0.1
+#: No more: where the lock is held by a thread that never runs, nobody runs.
 _NICENESS = 5
+#: Seconds of one piece of work that are a failure.
+_SLOW_S = 30.0
 
 
 class Watcher:
@@ -72,7 +77,6 @@ class Watcher:
         self._pending: deque[Observation | WatchedModel] = deque()
         self._pending_bytes = 0
         self._labels: deque[Label] = deque(maxlen=MAX_LABELS)
-        self._num_dropped = self._num_dropped_told = 0
         self._wake, self._closing = threading.Event(), threading.Event()
         self._judge = Judge(self._watched, config, metrics=metrics, note=self._note)
         folder = None if config.folder is None else Path(config.folder)
@@ -81,7 +85,7 @@ class Watcher:
         except Exception:
             self._judge.close()
             raise
-        self._tell_version()
+        self._alerts.follow(model, version, alarm=self._judge.alarm)
         self._thread = threading.Thread(target=self._run, name="mlvlab-monitor", daemon=True)
         self._thread.start()
 
@@ -124,8 +128,9 @@ class Watcher:
         self._alerts.close(timeout_s=timeout_s)
         if not self._thread.is_alive():
             self._judge.close()
-            if self._judge.num_waiting:
-                _log.info("%d answers of a window that is not complete are dropped", self._judge.num_waiting)
+            num_waiting = self._judge.num_waiting + len(self._pending)
+            if num_waiting:
+                _log.info("%d answers of a window that is not complete are dropped", num_waiting)
 
     def _offer(self, observations: Sequence[Observation]) -> None:
         num_dropped = 0
@@ -141,35 +146,36 @@ class Watcher:
                     self._pending_bytes += seen.image.nbytes
         self._unlabelled.remember(ours, watched.class_names)
         if num_dropped:
-            self._num_dropped += num_dropped
             self._metrics.count("mlvlab_monitor_dropped_total", num=num_dropped)
         if not self._wake.is_set():
             self._wake.set()
 
     def _run(self) -> None:
         _lower_priority()
+        importlib.import_module("scipy.stats")  # seconds, which the first window would take amid the traffic
         while not self._closing.is_set():
-            self._wake.wait()
-            self._closing.wait(_GATHER_S)
-            self._wake.clear()
-            while self._pending and not self._closing.is_set():
-                self._guard(self._take_piece)
+            if not self._pending:
+                self._wake.wait()
+                self._closing.wait(_GATHER_S)
+                self._wake.clear()
+            self._guard(self._take_piece)
             self._guard(self._take_labels)
+        self._guard(self._take_labels)
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Does a piece of work, then leaves the processor to the requests for some time."""
-        started_s = time.thread_time()
+        began_s, began_cpu_s = time.monotonic(), time.thread_time()
         try:
             work()
         except Exception as error:  # noqa: BLE001 - the thread outlives whatever goes wrong
             self._failures.note(error)
-        self._closing.wait((time.thread_time() - started_s) * (1 / _SHARE - 1))
+        took_s, took_cpu_s = time.monotonic() - began_s, time.thread_time() - began_cpu_s
+        if took_s > _SLOW_S:
+            self._failures.note(SlowError(f"{work.__name__} took {took_s:.0f} s"))
+        self._closing.wait(took_cpu_s * (1 / _SHARE - 1))
 
     def _take_piece(self) -> None:
         observations = self._next_observations()
-        if self._num_dropped > self._num_dropped_told:
-            self._num_dropped_told = self._num_dropped
-            self._failures.note(BehindError("answers come faster than they are judged; some are dropped"))
         watched = self._judge.watched
         # Not so where a new version could not be followed: its answers are nobody's then.
         if observations and observations[0].version == watched.version:
@@ -189,22 +195,13 @@ class Watcher:
                     observations.append(first)
                     continue
             self._judge.follow(first)
-            self._tell_version()
+            self._alerts.follow(first.model, first.version, alarm=self._judge.alarm)
         return observations
 
     def _take_labels(self) -> None:
         labels = [self._labels.popleft() for _ in range(len(self._labels))]
         if labels:
             self._judge.take_labels(labels)
-
-    def _tell_version(self) -> None:
-        """Lets alerts be about the version that the judge watches, and go on where an earlier process left them."""
-        watched = self._judge.watched
-        self._alerts.follow(watched.model, watched.version)
-        if self._judge.alarm:
-            self._alerts.send_drift_alert()
-        else:
-            self._alerts.end_drift_alert()
 
     def _note(self, judged: JudgedWindow) -> None:
         self._alerts.note(judged)

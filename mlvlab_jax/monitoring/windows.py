@@ -31,16 +31,16 @@ class WindowFiller:
     Args:
         reference: Of that version.
         config: Of the monitor.
-        verdicts: Of the windows of this version before it; an alarm that they raised goes on.
+
+    Raises:
+        DataError: The reference is too small.
     """
 
-    def __init__(self, reference: Reference, config: MonitoringConfig, *, verdicts: Sequence[bool] = ()) -> None:
+    def __init__(self, reference: Reference, config: MonitoringConfig) -> None:
         self._reference = reference
         self._size = config.drift.window
         self._detector = Detector(reference, config.drift)
         self.alarm = False
-        for rejected in verdicts:
-            self.alarm = self._detector.count(rejected)
         self._worst = WorstImages(reference, num=config.num_worst_images)
         self._parts: list[Window] = []
         self._times_s: list[float] = []
@@ -49,6 +49,15 @@ class WindowFiller:
     def num_waiting(self) -> int:
         """Answers in the window that is not complete."""
         return len(self._times_s)
+
+    def resume(self, verdicts: Sequence[bool]) -> None:
+        """Takes up the alarm, and the windows in a row, where an earlier process left them.
+
+        Args:
+            verdicts: Of windows of this version, the oldest first: whether they differed.
+        """
+        for rejected in verdicts:
+            self.alarm = self._detector.count(rejected)
 
     def add(self, observations: Sequence[Observation]) -> Iterator[JudgedWindow]:
         """Takes answers, and gives the windows that they complete."""

@@ -25,7 +25,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore, Which
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import read_config
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.errors import ConfigError, DataError
+from mlvlab_jax.errors import ConfigError, DataError, NonFiniteError
 from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
 from mlvlab_jax.files import sha256_file, write_atomic
 from mlvlab_jax.package.arrays import read_arrays, write_arrays
@@ -37,7 +37,14 @@ from mlvlab_jax.package.load import calibrate, load_package
 from mlvlab_jax.package.manifest import FileRecord, Manifest, is_name, render_manifest
 from mlvlab_jax.package.members import MANIFEST, MEMBERS
 from mlvlab_jax.package.network import make_forward, name_weights
-from mlvlab_jax.package.reference import MAX_EXAMPLES, Reference, make_reference, measure_values, write_reference
+from mlvlab_jax.package.reference import (
+    MAX_EXAMPLES,
+    Reference,
+    list_values,
+    make_reference,
+    measure_values,
+    write_reference,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +89,7 @@ def write_package(
         ConfigError: No run there, an unusable name, or something else in the place of the package.
         CheckpointError: No such checkpoint.
         DataError: The run's data is not there, or has no readable image.
-        NonFiniteError: Some logits are not finite.
+        NonFiniteError: Some logits or embeddings are not finite.
         PackageError: The network cannot be exported, or the export gives other outputs than the network.
     """
     out = workdir / "package" if out is None else out
@@ -145,7 +152,8 @@ def _write_files(folder: Path, run: Run, *, name: str, today: datetime.date) -> 
     predict = _bind(forward, weights)
     write_arrays(folder / "golden.safetensors", _make_golden(predict, data))
     temperature = run.evidence.calibration.temperature or 1.0
-    write_reference(folder / "reference.safetensors", _describe_held_out(predict, data, temperature=temperature))
+    reference = describe_held_out(predict, data, temperature=temperature)
+    write_reference(folder / "reference.safetensors", reference)
     profile = make_profile(data.train, num_classes=len(data.class_names))
     write_atomic(folder / "profile.json", (profile.to_json() + "\n").encode())
     pipeline = config.pipeline
@@ -163,7 +171,8 @@ def _write_files(folder: Path, run: Run, *, name: str, today: datetime.date) -> 
         shutil.copyfile(source, folder / path)
     num_params = sum(math.prod(array.shape) for key, array in weights.items() if key.startswith("params/"))
     manifest = _make_manifest(run, name=name, num_params=num_params)
-    write_atomic(folder / "README.md", write_card(manifest, config, data, run.evidence, profile).encode())
+    card = write_card(manifest, config, data, run.evidence, profile, reference)
+    write_atomic(folder / "README.md", card.encode())
     files = {path: _record(folder / path) for path in sorted(MEMBERS.keys() - {MANIFEST}) if (folder / path).exists()}
     write_atomic(folder / MANIFEST, render_manifest(dataclasses.replace(manifest, files=files)))
 
@@ -219,22 +228,25 @@ def _make_golden(predict: Predict, data: Data) -> dict[str, np.ndarray]:
     return {"image": image, "logits": logits, "embedding": embedding}
 
 
-def _describe_held_out(predict: Predict, data: Data, *, temperature: float) -> Reference:
+def describe_held_out(predict: Predict, data: Data, *, temperature: float) -> Reference:
     """The reference of the validation split, or else of the test split: of data the model was not trained on."""
     split = next(data.splits[name] for name in ("validation", "test", "train") if name in data.splits)
     if split.name == "train":
         _log.warning("reference.safetensors: there is no validation and no test split; it is made of training examples")
-    parts: list[dict[str, np.ndarray]] = []
+    parts = []
     for ids, image, label in _draw(split, MAX_EXAMPLES, chunk=_NUM_GOLDEN):
         logits, embedding = predict(image)
         probabilities = calibrate(logits, temperature=temperature)
         values = measure_values(image, sizes_px=read_sizes(split.source, ids), probabilities=probabilities)
         parts.append({**values, "prediction": logits.argmax(axis=1), "label": label, "embedding": embedding})
-    if sum(len(part["label"]) for part in parts) == 0:
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if len(whole["label"]) == 0:
         raise DataError(f"split {split.name!r}: no image could be read; expected a reference; see mlvlab validate")
-    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in parts[0].copy()}
-    outputs = {name: whole.pop(name) for name in ("prediction", "label", "embedding")}
-    return make_reference(split=split.name, values=whole, **outputs)
+    if not np.isfinite(whole["embedding"]).all():
+        raise NonFiniteError(f"split {split.name!r}: some embeddings are not finite; choose another checkpoint")
+    values = {name: whole[name] for name in list_values(data.spec.channels)}
+    outputs = {name: whole[name] for name in ("prediction", "label", "embedding")}
+    return make_reference(split=split.name, values=values, **outputs)
 
 
 def make_profile(split: Split, *, num_classes: int) -> DataProfile:

@@ -13,11 +13,14 @@ from mlvlab_jax.data.open import Data
 from mlvlab_jax.data.profile import DataProfile
 from mlvlab_jax.package.evidence import Evidence
 from mlvlab_jax.package.manifest import Manifest
+from mlvlab_jax.package.reference import Reference
 
 _MAX_CLASSES, _MAX_WEAK, _MAX_SLICES = 20, 5, 10
 
 
-def write_card(manifest: Manifest, config: Config, data: Data, evidence: Evidence, profile: DataProfile) -> str:
+def write_card(
+    manifest: Manifest, config: Config, data: Data, evidence: Evidence, profile: DataProfile, reference: Reference
+) -> str:
     """The card as Markdown; the same facts give the same text."""
     sections = {
         "Model Details": _details(manifest, config),
@@ -28,7 +31,7 @@ def write_card(manifest: Manifest, config: Config, data: Data, evidence: Evidenc
         "Training Data": _training_data(manifest, data, profile),
         "Quantitative Analyses": _analyses(manifest, evidence.evaluation),
         "Ethical Considerations": ["None were assessed when this package was made."],
-        "Caveats and Recommendations": _caveats(evidence, data),
+        "Caveats and Recommendations": _caveats(evidence, data, reference),
     }
     lines = [f"# {manifest.name}", ""]
     for title, body in sections.items():
@@ -162,9 +165,11 @@ def _calibration(calibration: Mapping[str, Any] | None) -> list[str]:
     return [f"Calibration: {fitted}.", "", *_table(["", "NLL", "ECE", "adaptive ECE", "Brier"], rows)]
 
 
-def _caveats(evidence: Evidence, data: Data) -> list[str]:
+def _caveats(evidence: Evidence, data: Data, reference: Reference) -> list[str]:
     return [
         "- The values above hold for images like those of the evaluation data; compare new ones with `profile.json`.",
+        f"- Monitoring compares production with {len(reference):,} images of split `{reference.split}`, of which the "
+        "package holds measures, outputs and embeddings but no pixels (`reference.safetensors`).",
         *(["- No evaluation was made with intervals, by class or of calibration."] if evidence.split is None else []),
         *(["- There was no test split."] if "test" not in data.splits else []),
         "- `export/` is readable until the day in `export/export.json`; later the network is built from `config.json` "

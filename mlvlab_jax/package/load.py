@@ -88,7 +88,7 @@ class Package:
         """
         import jax
 
-        self._check(image, "b")
+        self._check(image)
         return jax.device_get(self._forward(self._weights, jax.device_put(image)))
 
     def predict_logits(self, image: np.ndarray) -> np.ndarray:
@@ -106,8 +106,7 @@ class Package:
             batch_size: Images in every batch.
 
         Returns:
-            The function, for one thread at a time: images uint8 (batch_size h w c) -> logits and embeddings. It raises
-            `DataError` for images of another type or shape.
+            The function, for one thread at a time, of images uint8 (batch_size h w c); other images raise `DataError`.
         """
         import jax
 
@@ -115,17 +114,18 @@ class Package:
         program = self._forward.lower(self._weights, pixels).compile()
 
         def predict(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            self._check(image, batch_size)
+            self._check(image)
+            if len(image) != batch_size:
+                raise DataError(f"{len(image)} images; expected {batch_size}, for which this was compiled")
             return jax.device_get(program(self._weights, jax.device_put(image)))
 
         return predict
 
-    def _check(self, image: np.ndarray, batch_size: int | Literal["b"]) -> None:
-        fits = len(image) > 0 if batch_size == "b" else len(image) == batch_size
-        if image.dtype != np.uint8 or image.shape[1:] != self.image or not fits:
+    def _check(self, image: np.ndarray) -> None:
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1:] != self.image or len(image) == 0:
             raise DataError(
-                f"images are {image.dtype} {image.shape}; expected uint8 ({batch_size}, "
-                f"{', '.join(map(str, self.image))}), b >= 1, as preprocess_bytes gives them"
+                f"images are {image.dtype} {image.shape}; expected uint8 (b, {', '.join(map(str, self.image))}), "
+                "b >= 1, as preprocess_bytes gives them"
             )
 
 

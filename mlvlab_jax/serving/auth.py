@@ -14,8 +14,9 @@ from pathlib import Path
 from mlvlab_jax.errors import ConfigError
 
 VARIABLE = "MLVLAB_SERVE_TOKEN"
-#: What a 401 names: programs send the token as it is, a browser asks a person for it, as the password of any name.
-CHALLENGES = ("Bearer", 'Basic realm="mlvlab", charset="UTF-8"')
+#: What a 401 names: programs send the token as it is; a browser that is shown an address with no page of its own asks a
+#: person for it, as the password of any name.
+CHALLENGE, BROWSER_CHALLENGE = "Bearer", 'Basic realm="mlvlab", charset="UTF-8"'
 _MIN_LENGTH = 16
 _MAX_BYTES = 4096
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlvlab_jax.serving.auth import CHALLENGES, Token
+from mlvlab_jax.serving.auth import BROWSER_CHALLENGE, CHALLENGE, Token
 from mlvlab_jax.serving.limits import REFUSED, Bodies, BodyError, ClientGoneError, drop_rest, has_body
+from mlvlab_jax.serving.page import reply_page
 from mlvlab_jax.serving.replies import CLIENT_GONE, reply_error
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _log = logging.getLogger(__name__)
 
 #: Answered whether or not a model can answer.
 _ALWAYS = frozenset({"/", "/metrics", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
-_UNAUTHORIZED = [("WWW-Authenticate", challenge) for challenge in CHALLENGES]
 _Headers = Iterable[tuple[str, str]]
 
 
@@ -73,7 +73,7 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         if self._token is not None and not self._token.admits(v for n, v in headers if n == b"authorization"):
-            await self._refuse(401, "a token is needed", "unauthorized", scope, receive, send, _UNAUTHORIZED)
+            await self._refuse_stranger(scope, receive, send)
         elif _is_from_other_site(scope):
             await self._refuse(403, "pages of other sites may not ask", "unauthorized", scope, receive, send)
         elif not self._models.ready and scope["path"] not in _ALWAYS:
@@ -107,6 +107,18 @@ class Guard:
             await self._app(scope, receive_whole, send)
         finally:
             self._bodies.release(body)
+
+    async def _refuse_stranger(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Asks for the token; at / a person is shown the page, which asks for it itself."""
+        headers = [("WWW-Authenticate", CHALLENGE)]
+        if not any(name == b"accept" and b"text/html" in value for name, value in scope["headers"]):
+            await self._refuse(401, "a token is needed", "unauthorized", scope, receive, send, headers)
+        elif scope["path"] == "/" and not has_body(scope["headers"]):
+            self._metrics.add_refusal("unauthorized")
+            await reply_page(scope, status=401, headers=dict(headers))(scope, receive, send)
+        else:
+            headers.append(("WWW-Authenticate", BROWSER_CHALLENGE))
+            await self._refuse(401, "a token is needed", "unauthorized", scope, receive, send, headers)
 
     async def _refuse(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import signal
@@ -88,7 +89,24 @@ def launch(
         os._exit(0)
 
 
+@functools.cache
+def _import_all() -> None:
+    """Imports what loading a version needs, and takes it out of the collector's sight.
+
+    A version that is left is freed by a collection; over all modules that one would hold up the requests ten times
+    as long.
+    """
+    import jax
+
+    import mlvlab_jax.package.export  # noqa: F401
+
+    jax.devices()
+    gc.collect()
+    gc.freeze()
+
+
 def _open_version(config: "ServingConfig", path: Path, found: Found) -> Predictor:
+    _import_all()
     return Predictor.open(
         path,
         max_batch=config.batching.max_size,
@@ -130,7 +148,7 @@ def _announce(models: Models, place: str, *, token: Token | None, seconds: float
     print(
         f"{predictor.name} {predictor.version}: {len(predictor.class_names)} classes, images {height} x {width} x "
         f"{channels}\n"
-        f"  page: {place}/{' (any name, and the token as password)' if token else ''}\n"
+        f"  page: {place}/{' (it asks for the token)' if token else ''}\n"
         f"  try:  curl{header} -H 'Content-Type: image/*' --data-binary @PICTURE {place}/v1/classify\n"
         f"ready after {seconds:.1f} s; Ctrl-C stops",
         flush=True,

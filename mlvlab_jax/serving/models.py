@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Seconds after which the device's thread of a version that is left has let go of it.
+_SETTLE_S = 0.2
+
 
 class UnknownModelError(Exception):
     """No model, or version of it, of that name is served."""
@@ -151,6 +154,7 @@ class Models:
         """
         self._metrics.ready.set(0)
         self._change(*await asyncio.get_running_loop().run_in_executor(self._thread, self._open_first))
+        self._on_change(self.current())
         self._spawn(self._follow())
 
     def look(self) -> None:
@@ -178,7 +182,6 @@ class Models:
         self._serving = found
         self._metrics.set_model(predictor.name, predictor.version, package=found.sha256)
         self._metrics.ready.set(not self._draining)
-        self._on_change(self._current)
         if old is not None:
             self._spawn(self._retire(old))
 
@@ -187,6 +190,7 @@ class Models:
         await served.wait_unused()
         await served.batcher.close(self._config.grace_s)
         del served
+        await asyncio.sleep(_SETTLE_S)
         gc.collect()  # compiled programs refer to themselves
 
     async def _follow(self) -> None:
@@ -200,11 +204,18 @@ class Models:
             if following is not None:
                 left = self.current().predictor.version
                 self._change(*following)
+                self._tell()
                 self._metrics.reloads.labels("ok").inc()
                 self._metrics.reload_failing.set(0)
                 found, seconds = following[0], time.monotonic() - began
                 del following
                 _log.info("reload: %s %s serves, %s left; %.1f s", found.name, found.version, left, seconds)
+
+    def _tell(self) -> None:
+        try:
+            self._on_change(self.current())
+        except Exception:  # noqa: BLE001 - who watches must not stop what is watched
+            _log.exception("an observer of versions failed; it goes on with the old one")
 
     def _open_first(self) -> "tuple[Found, Predictor]":
         found = self._source.find()
@@ -234,7 +245,8 @@ class Models:
         except Exception as error:  # noqa: BLE001 - whatever a broken version raises, the old one goes on
             self._refusal = _Refusal(found, path, mark if path else None)
             self._refuse(f"{found.name} {found.version}: {describe(error)}")
-            return None
+        gc.collect()  # what was loaded of it
+        return None
 
     def _load(self, found: Found, path: Path) -> "Predictor":
         self._loading = True

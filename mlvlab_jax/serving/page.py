@@ -1,8 +1,11 @@
 """The page at /: drop or choose a picture, see its classes. It holds nothing of the model until it is asked."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from mlvlab_jax.pages import render_document
 from mlvlab_jax.serving.replies import reply_bytes
@@ -17,13 +20,14 @@ _HEADERS = {
 _BODY = """
 <main>
 <header><h1>Which class is it?</h1>
-<p class="quiet">Give it a picture; it stays between this browser and this server.</p></header>
+<p class="quiet">The model behind this server says what it sees in a picture.</p></header>
 <form id="key" hidden><label for="token">This server asks for a token</label>
 <div class="row"><input id="token" type="password" autocomplete="off" spellcheck="false" required>
 <button>Use it</button></div></form>
 <label id="drop" for="file"><input id="file" type="file" accept="image/*">
-<span id="hint"><b>Drop a picture here</b><span>or choose a file: JPEG, PNG, WebP, GIF or BMP</span></span>
-<img id="picture" alt="The chosen picture" hidden></label>
+<img id="picture" alt="The chosen picture" hidden>
+<span id="hint"><b>Drop a picture here</b><span class="first">or choose one: JPEG, PNG, WebP, GIF or BMP</span>
+<span class="next">Drop or choose another</span></span></label>
 <p id="trouble" class="error" role="alert"></p>
 <section id="answer" aria-live="polite"><ol id="classes"></ol><p id="facts" class="quiet"></p></section>
 <footer class="quiet"><a href="openapi.json">OpenAPI document</a> · <a href="metrics">Metrics</a></footer>
@@ -31,12 +35,14 @@ _BODY = """
 
 _STYLE = """
 body { max-width: 34rem } header { margin-bottom: 1.4rem } a { color: inherit }
-#drop { display: grid; place-items: center; min-height: 13rem; padding: 1rem; text-align: center; cursor: pointer;
-  border: 2px dashed var(--line); border-radius: .8rem; background: var(--soft); position: relative }
+#drop { display: grid; place-content: center; justify-items: center; gap: .6rem; min-height: 13rem;
+  padding: 1rem; text-align: center; cursor: pointer;
+  border: 2px dashed var(--quiet); border-radius: .8rem; background: var(--soft); position: relative }
 #drop:hover, #drop.over { border-color: var(--blue) } #drop:focus-within { outline: 3px solid var(--blue) }
 #file { position: absolute; width: 1px; height: 1px; opacity: 0 }
 #hint b { display: block; font-size: 1.1rem } #hint span { color: var(--quiet); font-size: .85rem }
 #picture { max-width: 100%; max-height: 18rem; border-radius: .4rem; image-rendering: auto }
+.full :is(b, .first), :not(.full) > * > .next { display: none !important }
 #picture.small { width: 10rem; image-rendering: pixelated }
 [hidden] { display: none !important } .waiting { opacity: .45; transition: opacity .2s .15s }
 #trouble:empty, #facts:empty { display: none } #trouble { margin: 1rem 0 }
@@ -77,15 +83,15 @@ function askForToken() {
 
 function show(answer, milliseconds) {
   $("classes").replaceChildren(...answer.predictions.map(({ label, probability }) => {
-    const percent = (100 * probability).toFixed(1) + " %";
+    const percent = (100 * probability).toFixed(1);
     const row = document.createElement("li"), name = document.createElement("span");
     const share = document.createElement("data"), bar = document.createElement("div");
     name.textContent = label;
-    share.textContent = percent;
+    share.textContent = (probability > 0 && percent === "0.0" ? "< 0.1" : percent) + " %";
     share.value = probability;
     bar.className = "bar";
     bar.append(document.createElement("i"));
-    bar.firstChild.style.width = percent.replace(" ", "");
+    bar.firstChild.style.width = percent + "%";
     row.append(name, share, bar);
     return row;
   }));
@@ -97,11 +103,11 @@ function preview() {
   URL.revokeObjectURL(picture.src);
   picture.onload = () => {
     picture.classList.toggle("small", Math.max(picture.naturalWidth, picture.naturalHeight) < 96);
-    $("hint").hidden = true;
+    $("drop").classList.add("full");
     picture.hidden = false;
   };
   picture.onerror = () => {
-    $("hint").hidden = false;
+    $("drop").classList.remove("full");
     picture.hidden = true;
   };
   picture.src = URL.createObjectURL(file);
@@ -167,15 +173,15 @@ greet();
 PAGE = render_document(_BODY, title="Which class is it?", style=_STYLE, script=_SCRIPT).encode()
 
 
-def reply_page(request: Request, *, status: int = 200) -> Response:
+def reply_page(scope: Scope, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The page."""
-    return reply_bytes(request.scope, PAGE, media_type="text/html", status=status, headers=_HEADERS)
+    return reply_bytes(scope, PAGE, media_type="text/html", status=status, headers=_HEADERS | dict(headers or {}))
 
 
 def add_page(app: FastAPI) -> None:
     """Adds the route."""
 
     async def page(request: Request) -> Response:
-        return reply_page(request)
+        return reply_page(request.scope)
 
     app.add_api_route("/", page, include_in_schema=False)

@@ -1,12 +1,13 @@
 """Every registered model, by its example."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.models.nets.api import Model, Variables
+from mlvlab_jax.models.nets.api import Model, Variables, from_linen
 from mlvlab_jax.plugins import MODELS, Spec
 from mlvlab_jax.trees import compute_digest, named_leaves
 from mlvlab_jax.types import ImageSpec
@@ -55,6 +56,28 @@ def test_logits_are_float32_and_close_in_both_precisions(name, dtype):
     exact, _ = build(name).apply(variables, batch(), KEY, False)
     assert jnp.abs(logits - exact).max() < 0.1 * jnp.abs(exact).max()
     assert compute_digest(state) == compute_digest(variables.state)
+
+
+def test_a_forward_pass_gives_the_same_logits_and_what_the_head_is_given(name):
+    entry = MODELS.entry(name)
+    spec = Spec(name, params_from(entry.params, entry.example))
+    model = MODELS.build(spec, num_classes=5, image=IMAGE, dtype=jnp.float32)
+    variables = perturbed(model)
+    logits, embedding = jax.jit(model.describe)(variables, batch())
+    expected, _ = build(name).apply(variables, batch(), KEY, False)
+    np.testing.assert_array_equal(logits, expected)
+    assert (embedding.shape[0], embedding.ndim, embedding.dtype) == (4, 2, jnp.float32)
+    head = jax.device_get(variables.params["head"])
+    by_hand = np.asarray(embedding, np.float64) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_kept_of_the_embedding_in_state_or_training(name):
+    model = build(name)
+    variables = jax.eval_shape(model.init, KEY)
+    assert "intermediates" not in variables.state
+    _, state = jax.eval_shape(lambda variables: model.apply(variables, batch(), KEY, True), variables)
+    assert "intermediates" not in state
 
 
 def test_gradients_reach_every_parameter(name):
@@ -122,3 +145,17 @@ def test_an_nnx_model_works_through_the_same_pair():
     logits, _ = jax.jit(lambda v, x: model.apply(v, x, KEY, False))(model.init(KEY), batch())
     assert logits.shape == (4, 5)
     assert compute_digest(model.init(KEY)) == compute_digest(model.init(KEY))
+    described, embedding = jax.jit(model.describe)(model.init(KEY), batch())
+    np.testing.assert_array_equal(described, logits)
+    np.testing.assert_array_equal(embedding, logits)
+
+
+def test_a_flax_module_that_tells_no_embedding_gives_its_logits_for_one():
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, image, train):
+            return nn.Dense(5)(image.reshape(image.shape[0], -1))
+
+    model = from_linen(Plain(), IMAGE)
+    logits, embedding = model.describe(model.init(KEY), batch())
+    np.testing.assert_array_equal(embedding, logits)

@@ -4,7 +4,7 @@ import numpy as np
 import prometheus_client
 import pytest
 
-from mlvlab_jax.errors import ConfigError, DataError
+from mlvlab_jax.errors import ConfigError, DataError, RunFolderError
 from mlvlab_jax.monitoring import ModelMonitor
 from tests.monitoring.observed import CLASS_NAMES, draw, draw_reference, make_config, read_lines
 
@@ -66,6 +66,22 @@ def test_an_alarm_is_told_again_after_it_ended(caplog):
     monitor.close()
     assert [message["status"] for message in told] == ["firing", "resolved", "firing"]
     assert not caplog.records
+
+
+def test_an_alarm_outlasts_its_process(tmp_path, caplog):
+    reference, config = draw_reference(), make_config(tmp_path)
+    for seed, dim in ((1, 0.7), (2, 0.7), (3, 1.0), (4, 1.0)):
+        monitor = ModelMonitor(reference, config)
+        track(monitor, *draw(np.random.default_rng(seed), 500, dim=dim))
+        monitor.close()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["firing", "resolved"]
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    first = ModelMonitor(draw_reference(), make_config(tmp_path))
+    with pytest.raises(RunFolderError, match="give another monitoring.folder"):
+        ModelMonitor(draw_reference(), make_config(tmp_path))
+    first.close()
 
 
 def test_numbers_are_shown_to_prometheus_where_there_is_a_registry():

@@ -185,12 +185,12 @@ def read_reply(response):
 
 
 @contextlib.contextmanager
-def listening(serving, *, token=None, wrap=lambda app: app):
+def listening(serving, *, token=None):
     """Port of this machine at which `serving` answers as a server does, in a thread of its own."""
     guard = Guard(serving.app, serving.config, token=token, metrics=serving.metrics, models=serving.models)
     options = {"http": make_connection_class(serving.config.limits, serving.metrics), "log_config": None}
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(wrap(guard), lifespan="off", access_log=False, **options))
+        server = uvicorn.Server(uvicorn.Config(guard, lifespan="off", access_log=False, **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

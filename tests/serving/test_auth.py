@@ -10,6 +10,7 @@ from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.serving.auth import VARIABLE, Token, check_exposure, is_loopback, read_token
 from mlvlab_jax.serving.guard import Guard
 from mlvlab_jax.serving.metrics import ServingMetrics
+from mlvlab_jax.serving.page import PAGE
 from tests.serving.running import echo
 
 SECRET = "correct-horse-battery-staple"
@@ -58,27 +59,39 @@ def ask(method, path, *, headers=(), token=TOKEN, models=Ready, content=None):
     return reply
 
 
+def check_refused(reply, method="GET"):
+    assert reply.status_code == 401
+    assert reply.headers.get_list("www-authenticate") == ["Bearer"]
+    assert reply.refused == 1
+    if method != "HEAD":
+        assert reply.json() == {"error": "a token is needed", "request_id": reply.headers["x-request-id"]}
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_and_method_answers_401_without_the_token(path):
     for method in METHODS:
-        for given in (
-            None,
-            "",
-            "Bearer",
-            "Bearer wrong",
-            f"Bearer {SECRET}x",
-            f"Token {SECRET}",
-            SECRET,
-            "Basic !!",
-            basic("x", "wrong"),
-        ):
-            reply = ask(method, path, headers=[("authorization", given)] if given is not None else [])
-            assert reply.status_code == 401, (method, given)
-            assert reply.headers.get_list("www-authenticate") == ["Bearer", 'Basic realm="mlvlab", charset="UTF-8"']
-            assert reply.refused == 1
-            assert SECRET not in reply.text
-            if method != "HEAD":
-                assert reply.json() == {"error": "a token is needed", "request_id": reply.headers["x-request-id"]}
+        check_refused(ask(method, path), method)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "Bearer", "Bearer wrong", f"Bearer {SECRET}x", f"Token {SECRET}", SECRET, "Basic !!", basic("x", "wrong")],
+)
+def test_a_wrong_token_is_none_and_is_not_repeated(given):
+    reply = ask("GET", "/metrics", headers=[("authorization", given)])
+    check_refused(reply)
+    assert SECRET not in reply.text
+
+
+def test_a_person_without_the_token_is_asked_for_it_by_the_page_or_the_browser():
+    browser = [("accept", "text/html,application/xhtml+xml,*/*;q=0.8")]
+    page = ask("GET", "/", headers=browser)
+    assert (page.status_code, page.content, page.refused) == (401, PAGE, 1)
+    assert page.headers.get_list("www-authenticate") == ["Bearer"]
+    for method, path in (("GET", "/metrics"), ("GET", "/v2"), ("POST", "/v1/classify")):
+        reply = ask(method, path, headers=browser)
+        assert reply.headers.get_list("www-authenticate") == ["Bearer", 'Basic realm="mlvlab", charset="UTF-8"']
+        assert (reply.status_code, reply.refused) == (401, 1)
 
 
 @pytest.mark.parametrize("given", [f"Bearer {SECRET}", f"bearer  {SECRET}", basic("anyone", SECRET), basic("", SECRET)])

@@ -14,7 +14,15 @@ from mlvlab_jax.serving.limits import Bodies, BodyError, ClientGoneError, has_bo
 from tests.serving.running import connected, echo, exchange, read_all, running, status_of
 
 MIB = 2**20
-LIMITS = {"max_body_mib": 1.0, "max_header_kib": 8.0, "header_timeout_s": 0.5, "body_timeout_s": 0.5}
+LIMITS = {"max_body_mib": 1.0, "max_header_kib": 8.0, "header_timeout_s": 0.4, "body_timeout_s": 0.4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_farewell():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlvlab_jax.serving.limits.LINGER_S", 0.2)
+        patch.setattr("mlvlab_jax.serving.connection.LINGER_S", 0.2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,7 @@ def test_a_body_that_never_comes_is_given_up(server):
     began = time.monotonic()
     reply = exchange(server, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
     assert status_of(reply) == 408
-    assert 0.4 < time.monotonic() - began < 5
+    assert 0.3 < time.monotonic() - began < 5
     assert refused(server, "too_slow") == before + 1
 
 
@@ -79,7 +87,7 @@ def test_a_body_that_drips_is_given_up(server):
             while time.monotonic() - began < 5:
                 client.sendall(b"a")
                 time.sleep(0.05)
-        assert 0.4 < time.monotonic() - began < 3
+        assert 0.3 < time.monotonic() - began < 3
 
 
 def test_a_stated_length_below_the_true_one_leaves_no_second_answer_of_the_body(server):

@@ -85,6 +85,7 @@ BAD_DOCUMENTS = {
     "null": b"null",
     "deep": b"[" * 10_000 + b"]" * 10_000,
     "deep objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "objects": b"[" + b"{}," * 1000 + b"1]",
     "depth hidden in strings": b'["' + b"]" * 60_000 + b'",' + b"[" * 50_000,
     "key twice": b'{"inputs": [], "inputs": []}',
     "NaN": b'{"inputs": [NaN]}',

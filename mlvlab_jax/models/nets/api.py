@@ -61,7 +61,6 @@ def from_linen(module: nn.Module, image: ImageSpec) -> Model:
     def embed(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         arrays = {"params": variables.params, **variables.state}
         logits, sown = module.apply(arrays, image, False, mutable=["intermediates"])
-        (embedding,) = sown.get("intermediates", {}).get("embedding", (logits,))
-        return logits, embedding
+        return logits, sown.get("intermediates", {}).get("embedding", (logits,))[-1]
 
     return Model(init, apply, embed)
