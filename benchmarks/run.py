@@ -15,7 +15,15 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("trainer_overhead", "startup", "memory", "data_loading", "tracker_down", "serving")
+BENCHMARKS = (
+    "trainer_overhead",
+    "startup",
+    "memory",
+    "data_loading",
+    "tracker_down",
+    "serving_latency",
+    "serving",
+)
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
 

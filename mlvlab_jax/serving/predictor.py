@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 #: Seconds for which each program is run at the start, once at least.
-_WARM_UP_S = 0.02
+_WARM_UP_S = 0.05
+#: A batch is run as a whole unless cutting it up takes less than this share of the time: what was measured is noisy.
+_WORTH_CUTTING = 0.9
 
 
 class Outputs(NamedTuple):
@@ -35,8 +37,8 @@ class Outputs(NamedTuple):
 class Predictor:
     """A package that answers batches of any size, without compiling anything any more.
 
-    A batch between two programs is filled up for the larger one, or cut up for smaller ones: whatever took less time
-    when the programs were run for the first time. On a processor without an accelerator that is cutting.
+    A batch between two programs is filled up for the larger one, or cut up for smaller ones where that was clearly
+    faster when the programs were run for the first time: without an accelerator, time grows with the images.
 
     Args:
         package: The model.
@@ -177,8 +179,10 @@ def plan_batches(seconds: Mapping[int, float]) -> list[int]:
     sizes = sorted(seconds)
     plans, total = [0], [0.0]
     for num in range(1, sizes[-1] + 1):
-        costs = {size: seconds[size] + total[max(0, num - size)] for size in sizes}
-        plans.append(min(costs, key=costs.__getitem__))
+        whole = next(size for size in sizes if size >= num)
+        costs = {size: seconds[size] + total[max(0, num - size)] for size in sizes if size <= whole}
+        best = min(costs, key=costs.__getitem__)
+        plans.append(best if costs[best] < _WORTH_CUTTING * costs[whole] else whole)
         total.append(costs[plans[-1]])
     return plans
 

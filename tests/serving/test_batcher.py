@@ -1,7 +1,10 @@
 """Batches of other people's images: who is answered with whom, in what order, and who is refused."""
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -152,6 +155,24 @@ def test_a_request_waits_for_one_that_is_being_decoded():
     assert device.calls == [[1, 2]]
 
 
+def test_one_that_was_decoded_joins_those_who_waited_for_it():
+    async def scenario(batcher, device):
+        async def decode_and_ask(images):
+            with batcher.arriving():
+                await asyncio.sleep(0.05)
+            time.sleep(0.05)  # the batcher's thread has all the time to take what is there
+            return await ask(batcher, images)
+
+        with batcher.arriving():
+            waiting = ask_later(batcher, number(1))
+            coming = asyncio.create_task(decode_and_ask(number(2)))
+            await asyncio.sleep(0)
+        await asyncio.gather(waiting, coming)
+
+    _, device, _ = run(scenario, max_wait_ms=60_000)
+    assert device.calls == [[1, 2]]
+
+
 def test_a_full_batch_waits_for_nobody():
     async def scenario(batcher, device):
         with batcher.arriving():
@@ -273,6 +294,34 @@ def test_a_request_whose_client_is_gone_is_never_computed():
     assert metrics.refusals == ["client_gone"]
 
 
+def test_what_is_over_is_not_computed_while_the_event_loop_is_held_up():
+    async def scenario(batcher, device):
+        first = ask_later(batcher, number(0))
+        await device.wait_until_busy()
+        late, gone = ask_later(batcher, number(1), seconds=0.05), ask_later(batcher, number(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        time.sleep(0.1)
+        device.gate.set()
+        time.sleep(0.1)
+        found = await asyncio.gather(first, late, gone, return_exceptions=True)
+        assert [type(one) for one in found] == [Outputs, DeadlineError, asyncio.CancelledError]
+
+    _, device, metrics = run(scenario, device=Device(is_open=False))
+    assert device.calls == [[0]]
+    assert sorted(metrics.refusals) == ["client_gone", "deadline"]
+
+
+def test_an_answer_is_not_kept_until_its_deadline():
+    async def scenario(batcher, device):
+        answer = weakref.ref((await ask(batcher, number(1), seconds=1000)).logits)
+        await ask(batcher, number(2))
+        gc.collect()
+        assert answer() is None
+
+    run(scenario)
+
+
 def test_an_image_the_model_fails_on_harms_none_of_its_31_neighbours():
     async def scenario(batcher, device):
         first = ask_later(batcher, number(0))
@@ -358,12 +407,12 @@ def test_closing_answers_what_was_accepted_and_refuses_what_comes_later():
         await device.wait_until_busy()
         tasks += [ask_later(batcher, number(at)) for at in range(1, 6)]
         await asyncio.sleep(0)
-        closing = asyncio.create_task(batcher.close(30))
+        closing = asyncio.create_task(batcher.close(600))
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError) as caught:
             await ask(batcher, number(9))
         device.gate.set()
-        await closing
+        await asyncio.wait_for(closing, 20)
         return caught.value.reason, [(await task).probabilities[0, 0] for task in tasks]
 
     (reason, answers), _, metrics = run(scenario, device=Device(is_open=False))

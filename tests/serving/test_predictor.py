@@ -63,6 +63,11 @@ def test_a_batch_is_cut_up_where_time_grows_with_the_images():
     assert [sorted(follow(plans, num)) for num in range(7)] == [[], [1], [2], [1, 2], [4], [1, 4], [6]]
 
 
+def test_a_batch_is_not_cut_up_for_a_few_percent():
+    assert plan_batches({1: 100, 2: 200, 4: 430})[4] == 4
+    assert plan_batches({1: 100, 2: 200, 4: 460})[4] < 4
+
+
 def test_a_batch_is_filled_up_where_time_hardly_grows_with_the_images():
     plans = plan_batches({size: 100 + size for size in (1, 2, 4, 8)})
     assert plans == [0, 1, 2, 4, 4, 8, 8, 8, 8]
