@@ -138,9 +138,11 @@ class MonitorFolder:
         return records
 
     def _remove_images(self) -> None:
-        for folder in (self._path / "images").glob("window-*"):
+        """Removes images of windows that are not kept, and of those that a crash kept from being told."""
+        kept = range(self._number - self._keep_windows, self._number)
+        for folder in (self._path / "images").glob("*window-*"):
             number = folder.name.removeprefix("window-")
-            if number.isdecimal() and int(number) < self._number - self._keep_windows:
+            if not number.isdecimal() or int(number) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
