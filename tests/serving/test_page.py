@@ -118,22 +118,28 @@ def test_a_server_that_is_not_ready_or_gone_is_named(browser, served, files):
 
 
 def test_a_slow_answer_to_an_older_picture_is_not_shown(browser, served, files):
+    gate = threading.Event()
+
     class Slow(FakePredictor):
-        first, gate = True, threading.Event()
+        def decode(self, data):
+            if data.startswith(b"\x89PNG"):
+                gate.wait(10)
+            return super().decode(data)
 
-        def predict(self, images):
-            if Slow.first:
-                Slow.first = False
-                Slow.gate.wait(10)
-            return super().predict(images)
-
-    serving = make_serving(Slow(), batching={"max_size": 1})
+    serving = make_serving(Slow(), batching={"deadline_ms": 60_000.0})
     served(serving)
     browser.choose("#file", files / "dark.png")
     browser.wait("document.querySelector('.waiting') !== null")
+    browser.evaluate(
+        "classify = (ask => async () => { await ask(); window.ended = (window.ended ?? 0) + 1; })(classify)"
+    )
     browser.choose("#file", files / "light.jpg")
-    Slow.gate.set()
-    browser.wait(f"{ROWS}[0]?.textContent.startsWith('light')")
+    browser.wait(f"window.ended === 1 && {ROWS}[0]?.textContent.startsWith('light')")
+    browser.evaluate("before = performance.getEntriesByType('resource').length")
+    gate.set()
+    browser.wait("performance.getEntriesByType('resource').length > before")  # the older answer is there
+    browser.evaluate("new Promise(resolve => setTimeout(resolve, 50))")
+    assert read_rows(browser)[0][0] == "light"
     assert len(serving.told["observe"]) == 2
 
 

@@ -127,6 +127,7 @@ BAD_DOCUMENTS = {
     "string": tensor("0" * 48),
     "strings": tensor(["0"] * 48),
     "ragged": tensor([[[[0] * 3] * 4] * 3 + [[[0] * 3] * 3]]),
+    "ragged, of the right number": tensor([[[[0] * 4, [0] * 2, [0] * 3, [0] * 3]] * 4]),
     "half nested": tensor([[0] * 48]),
     "nested too deep": tensor([[[[[0] * 3] * 4] * 4]]),
     "nested and flat": tensor([[0], *[0] * 47]),
@@ -187,6 +188,9 @@ def test_lies_about_the_binary_part_are_refused(serving):
     ):
         check_refusal(serving.ask("POST", INFER, content=body, headers={name: value.encode()}), 400)
     check_refusal(serving.ask("POST", INFER, content=body[:-1], headers=headers), 400)
+    none, its_headers = make_body(np.zeros((0, 4, 4, 3), np.uint8))
+    refusal = check_refusal(serving.ask("POST", INFER, content=none, headers=its_headers), 400)
+    assert refusal == "shape must be that of the model's metadata, of one image or more"
     plain = json.dumps(tensor()).encode()
     assert serving.ask("POST", INFER, content=plain, headers={name: str(len(plain))}).status_code == 200
     check_refusal(serving.ask("POST", INFER, content=plain, headers={name: str(len(plain) + 1)}), 400)
