@@ -13,6 +13,8 @@ from mlvlab_jax.package.arrays import read_arrays, read_metadata, write_arrays
 #: Examples in a reference, and directions its embeddings are kept in.
 MAX_EXAMPLES, MAX_DIRECTIONS = 5000, 32
 _VALUES = "values/"
+#: Where n, d and p are read from: array, its number of dims, dim.
+_SIZES = (("prediction", 1, 0), ("projection", 2, 0), ("projection", 2, 1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,9 +105,9 @@ def fit_projection(embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     center = embedding.mean(axis=0, dtype=np.float64)
     _, spread, directions = np.linalg.svd(embedding - center, full_matrices=False)
+    # Below this a direction is rounding, as the one that centring takes away.
     rounding = spread[0] * max(embedding.shape) * np.finfo(np.float32).eps
-    most = min(MAX_DIRECTIONS, len(embedding) - 1, int((spread > rounding).sum()))
-    directions = directions[: max(1, most)]
+    directions = directions[: max(1, min(MAX_DIRECTIONS, int((spread > rounding).sum())))]
     largest = np.abs(directions).argmax(axis=1)[:, None]
     signs = np.sign(np.take_along_axis(directions, largest, axis=1))
     return center.astype(np.float32), (directions * signs).T.astype(np.float32)
@@ -146,10 +148,6 @@ def read_reference(path: Path, *, num_classes: int, num_channels: int) -> Refere
         raise _refuse(path, f"{sorted(infinite)} are not finite; expected numbers")
     values = {name: arrays.pop(_VALUES + name) for name in list_values(num_channels)}
     return Reference(split=split, values=values, **arrays)
-
-
-#: Where n, d and p are read from: array, its number of dims, dim.
-_SIZES = (("prediction", 1, 0), ("projection", 2, 0), ("projection", 2, 1))
 
 
 def _project(embedding: np.ndarray, center: np.ndarray, projection: np.ndarray) -> np.ndarray:

@@ -92,46 +92,6 @@ def test_after_its_window_the_export_is_replaced_by_the_weights_with_a_warning(m
     np.testing.assert_allclose(package.predict_logits(image), golden(made)["logits"], atol=1e-5)
 
 
-@pytest.mark.parametrize("today", [TODAY, LATER], ids=["export", "weights"])
-def test_a_program_compiled_for_a_batch_gives_the_outputs_and_compiles_nothing_more(today, made, caplog):
-    package = load_package(made, today=today)
-    assert (package.source, package.name) == ("export" if today == TODAY else "weights", "tiny")
-    images = golden(made)["image"]
-    programs = {size: package.compile(size) for size in (1, 3)}
-    with jax.log_compiles():
-        outputs = {size: program(images[:size]) for size, program in programs.items()}
-        assert "Compiling" not in caplog.text
-        package.predict(images[:5])
-        assert "Compiling" in caplog.text
-    for size, (logits, embedding) in outputs.items():
-        for name, found in (("logits", logits), ("embedding", embedding)):
-            assert (type(found), found.dtype) == (np.ndarray, np.float32)
-            np.testing.assert_allclose(found, golden(made)[name][:size], atol=1e-5)
-    for wrong in (images[:2], images[:4], images[0]):
-        with pytest.raises(DataError, match="expected"):
-            programs[3](wrong)
-
-
-def test_logits_are_the_embedding_through_the_last_layer(made):
-    package = load_package(made)
-    weights = safetensors.numpy.load_file(made / "model.safetensors")
-    logits, embedding = package.predict(golden(made)["image"])
-    assert embedding.shape == (16, 16)
-    np.testing.assert_allclose(
-        logits, embedding @ weights["params/head/kernel"] + weights["params/head/bias"], atol=1e-4
-    )
-    np.testing.assert_array_equal(package.predict_logits(golden(made)["image"]), logits)
-
-
-def test_the_stored_size_of_a_file_comes_with_its_pixels(made):
-    package = load_package(made, verify=False)
-    file = io.BytesIO()
-    Image.fromarray(np.arange(35 * 50 * 3, dtype=np.uint8).reshape(35, 50, 3)).save(file, "PNG")
-    header, pixels = package.inspect_bytes(file.getvalue())
-    assert (header.height, header.width, header.format) == (35, 50, "PNG")
-    np.testing.assert_array_equal(pixels, package.preprocess_bytes(file.getvalue()))
-
-
 @pytest.mark.parametrize("data", [b"", b"\x00" * 64, b"\x80\x04cposix\nsystem\n.", os.urandom(4096)])
 def test_an_export_that_jax_does_not_read_is_replaced_by_the_weights(data, package, caplog):
     (package / "export/model.bin").write_bytes(data)

@@ -34,7 +34,7 @@ def ask(candidate, champion=None, *, measure_ms=unmeasured, **policy):
 
 def test_without_a_champion_and_without_demands_all_gates_say_so(contender):
     assert ask(contender("1.0.0")) == {
-        "digests": (True, "12 files"),
+        "digests": (True, "13 files"),
         "data version": (True, "data/raw aaaaaaaaaaaa"),
         "champion": (True, "none yet to compare with"),
         "latency": (True, "not asked for"),

@@ -48,7 +48,7 @@ def test_a_life_of_three_versions(registry, packages, tmp_path):
     assert (code, err) == (0, "")
     assert lines(out) == [
         "gate",
-        "digests        passed  12 files",
+        "digests        passed  13 files",
         "data version   passed  data/raw aaaaaaaaaaaa",
         "test/accuracy  passed  0.9900, floor 0.95",
         "champion       passed  +1.00 points against 1.0.0 on 1,000 examples, 95 % [+0.54, +1.83], tolerance 2",
