@@ -1,5 +1,6 @@
 """The alert that requests have drifted: sent once when it starts and once when it ends."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from mlvlab_jax.monitoring.outbox import Alert, Outbox
 from mlvlab_jax.monitoring.sender import Send, Sender
 from mlvlab_jax.monitoring.webhook import make_send
 from mlvlab_jax.monitoring.windows import JudgedWindow
+
+_log = logging.getLogger(__name__)
 
 _MAX_TOLD = 5
 
@@ -68,8 +71,10 @@ class Alerts:
                 self._end(alert)
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """Sends what can be sent at once."""
+        """Sends what can be sent at once; what is left is sent by the next process, if there is a folder."""
         self._sender.close(timeout_s=timeout_s)
+        if self._outbox.num_pending:
+            _log.warning("%d messages of alerts are not sent yet", self._outbox.num_pending)
 
     def _end(self, alert: Alert) -> None:
         self._put(alert._replace(ends_at=format_time(time.time())))

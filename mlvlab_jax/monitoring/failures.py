@@ -20,7 +20,7 @@ class Failures:
 
     def note(self, error: Exception) -> None:
         """Counts an error that the monitor goes on after."""
-        self._metrics.count("mlvlab_drift_errors_total")
         if type(error).__name__ not in self._told:
             self._told.add(type(error).__name__)
             _log.warning("the monitor goes on after a failure, which is told once of its kind", exc_info=error)
+        self._metrics.count("mlvlab_drift_errors_total")

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class ModelMonitor:
     """Watches what a model is asked and what it answers, on the caller's thread.
 
-    A subclass may track other things or send alerts in another way. One whose `__init__` takes no arguments names the
-    package, and what else it needs, in the attributes of the class.
+    A subclass may track other things or send alerts in another way. One whose `__init__` takes no arguments names in
+    the attributes of the class what it needs: `package` and `config` as below, and `registry`, the Prometheus registry
+    that shows the metrics, if one is to.
 
     Args:
         package: The package that answers, or its path; or a reference alone, and then `detect_drift` must be given the
@@ -51,11 +52,13 @@ class ModelMonitor:
         self.alerts = self.setup_alerts()
 
     def setup_metrics(self) -> MonitorMetrics:
-        """The numbers that are kept; Prometheus is shown them where the attribute `registry` is set."""
+        """The numbers that are kept."""
         return self._metrics
 
     def setup_alerts(self, *, send: Send | None = None) -> Alerts:
         """What sends alerts: to `send`, or to the configured webhook, or to the log.
+
+        A subclass with another receiver overrides this and gives `send`.
 
         Args:
             send: Takes each message, a dict in the form of Alertmanager's webhook, on a thread of its own.

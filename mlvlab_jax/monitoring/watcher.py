@@ -1,6 +1,5 @@
 """Watches the answers of a server, off the path of its requests."""
 
-import contextlib
 import importlib
 import logging
 import os
@@ -212,5 +211,5 @@ class Watcher:
 def _lower_priority() -> None:
     """Lets the system prefer other threads; on Linux a thread has a priority of its own."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)

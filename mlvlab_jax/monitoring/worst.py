@@ -12,6 +12,8 @@ from mlvlab_jax.package.reference import Reference
 
 #: Added to each direction's variance, as a share of the largest, so that one without any does not decide alone.
 _RIDGE = 1e-3
+#: Distance of an embedding that is not finite.
+_FURTHEST = 1e9
 
 
 class WorstImage(NamedTuple):
@@ -44,8 +46,10 @@ class WorstImages:
 
     def add(self, observations: Sequence[Observation], embedding: np.ndarray) -> None:
         """Looks at some more images and their embeddings as the reference projects them, (b p)."""
-        distances = np.linalg.norm((embedding - self._mean) @ self._whiten, axis=1).tolist()
-        for seen, distance in zip(observations, distances, strict=True):
+        with np.errstate(invalid="ignore"):
+            distances = np.linalg.norm((embedding - self._mean) @ self._whiten, axis=1)
+        distances = np.nan_to_num(distances, nan=_FURTHEST, posinf=_FURTHEST)
+        for seen, distance in zip(observations, distances.tolist(), strict=True):
             if len(self._heap) == self._num and not (self._heap and distance > self._heap[0][0]):
                 continue
             worst = WorstImage(

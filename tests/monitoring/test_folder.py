@@ -116,6 +116,15 @@ def test_the_furthest_images_are_those_of_the_largest_mahalanobis_distance():
     assert worst.take() == ()
 
 
+def test_an_embedding_that_is_not_finite_is_the_furthest_there_is():
+    reference, observations = draw_reference(), draw_observations(3, num=4)
+    embedding = np.zeros_like(reference.embedding[:4])
+    embedding[1, 0], embedding[2, 0] = np.nan, np.inf
+    worst = WorstImages(reference, num=3)
+    worst.add(observations, embedding)
+    assert [image.request_id for image in worst.take()] == ["r3-1", "r3-2", "r3-0"]
+
+
 def test_no_image_is_kept_where_none_is_asked_for():
     reference, observations = draw_reference(), draw_observations(3, num=4)
     worst = WorstImages(reference, num=0)

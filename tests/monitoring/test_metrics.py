@@ -101,8 +101,10 @@ for name in ("prometheus_client", "httpx", "fastapi"):
 from mlvlab_jax.monitoring import ModelMonitor, Watcher
 from tests.monitoring.observed import *
 told = []
-monitor = ModelMonitor(draw_reference(), make_config())
-monitor.alerts = monitor.setup_alerts(send=told.append)
+class Telling(ModelMonitor):
+    def setup_alerts(self):
+        return super().setup_alerts(send=told.append)
+monitor = Telling(draw_reference(), make_config())
 for seen in draw_observations(1, num=1000, dim=0.7):
     data = {"image": seen.image, "probabilities": seen.probabilities, "embedding": seen.embedding}
     monitor.track_prediction(data, {"confidence": seen.probabilities.max()}, 0.01)

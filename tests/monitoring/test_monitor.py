@@ -58,14 +58,27 @@ def test_the_guides_monitor_alerts_once_when_images_turn_dim(tmp_path, caplog):
 
 def test_an_alarm_is_told_again_after_it_ended(caplog):
     told = []
-    monitor = ModelMonitor(draw_reference(), make_config())
-    monitor.alerts = monitor.setup_alerts(send=told.append)
+
+    class Telling(ModelMonitor):
+        def setup_alerts(self):
+            return super().setup_alerts(send=told.append)
+
+    monitor = Telling(draw_reference(), make_config())
     rng = np.random.default_rng(8)
     for dim in (0.7, 1.0, 0.7):
         track(monitor, *draw(rng, 1000, dim=dim))
     monitor.close()
     assert [message["status"] for message in told] == ["firing", "resolved", "firing"]
     assert not caplog.records
+
+
+def test_drift_is_detected_by_the_image_that_raises_the_alarm_and_by_no_other():
+    monitor = ModelMonitor(draw_reference(), make_config())
+    images, probabilities, embedding = draw(np.random.default_rng(5), 1100, dim=0.7)
+    rows = zip(images, probabilities, embedding, strict=True)
+    said = [monitor.detect_drift(dict(zip(("image", "probabilities", "embedding"), row, strict=True))) for row in rows]
+    monitor.close()
+    assert np.flatnonzero(said).tolist() == [999]
 
 
 def test_an_alarm_outlasts_its_process(tmp_path, caplog):

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.monitoring.drift.finding import MIN_KNOWN, DriftTest, Finding
-from mlvlab_jax.monitoring.drift.permutations import compute_p_value, pool
+from mlvlab_jax.monitoring.drift.permutations import judge, pool
 from mlvlab_jax.monitoring.window import Window
 from mlvlab_jax.package.reference import Reference
 from mlvlab_jax.plugins import DRIFT_TESTS
@@ -47,17 +47,21 @@ def make_domain_classifier(params: DomainClassifierParams, *, reference: Referen
         theirs = window.embedding[np.isfinite(window.embedding).all(1)]
         if len(theirs) < MIN_KNOWN:
             return []
-        rows, in_window = pool(
+        pooled, in_window = pool(
             reference.embedding,
             theirs,
             num_permutations=params.num_permutations,
             max_examples=params.max_examples,
         )
-        rows = whiten(rows)
+        rows = whiten(pooled)
         if rows.shape[1] == 0:
             return [Finding("embedding", 1.0, 0.0)]  # all embeddings are one
-        area = compute_auc(score_folds(rows, in_window, num_folds=params.num_folds), in_window)
-        return [Finding("embedding", compute_p_value(area), max(0.0, float(area[0]) - 0.5))]
+
+        def compute_area(labels: np.ndarray) -> np.ndarray:
+            return compute_auc(score_folds(rows, labels, num_folds=params.num_folds), labels)
+
+        p_value, area = judge(compute_area, in_window)
+        return [Finding("embedding", p_value, max(0.0, area - 0.5))]
 
     return DriftTest(measure, params.min_effect)
 
@@ -100,9 +104,9 @@ def score_folds(rows: np.ndarray, in_window: np.ndarray, *, num_folds: int) -> n
 def compute_auc(scores: np.ndarray, in_window: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each row of scores, float (r n), for the labels bool (r n), equally many in a row.
 
-    Equal scores are in the order of the rows, which is random.
+    Equal scores are in an order that has nothing to do with the labels.
     """
-    ranked = np.take_along_axis(in_window, np.argsort(scores, axis=1, kind="stable"), axis=1)
+    ranked = np.take_along_axis(in_window, np.argsort(scores, axis=1), axis=1)
     n, m = int(in_window[0].sum()), int((~in_window[0]).sum())
     ranks: np.ndarray = ranked @ np.arange(1.0, n + m + 1)
     return (ranks - n * (n + 1) / 2) / (n * m)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.monitoring.drift.finding import MIN_KNOWN, DriftTest, Finding
-from mlvlab_jax.monitoring.drift.permutations import compute_p_value, pool
+from mlvlab_jax.monitoring.drift.permutations import judge, pool
 from mlvlab_jax.monitoring.window import Window
 from mlvlab_jax.package.reference import Reference
 from mlvlab_jax.plugins import DRIFT_TESTS
@@ -46,8 +46,9 @@ def make_mmd(params: MmdParams, *, reference: Reference) -> DriftTest:
             num_permutations=params.num_permutations,
             max_examples=params.max_examples,
         )
-        statistic = compute_mmd(compute_kernel(rows), in_window)
-        return [Finding("embedding", compute_p_value(statistic), max(0.0, float(statistic[0])))]
+        kernel = compute_kernel(rows)
+        p_value, squared = judge(lambda labels: compute_mmd(kernel, labels), in_window)
+        return [Finding("embedding", p_value, max(0.0, squared))]
 
     return DriftTest(measure, params.min_effect)
 
