@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Seconds after which the device's thread of a version that is left has let go of it.
+_SETTLE_S = 0.2
+
 
 class UnknownModelError(Exception):
     """No model, or version of it, of that name is served."""
@@ -187,6 +190,7 @@ class Models:
         await served.wait_unused()
         await served.batcher.close(self._config.grace_s)
         del served
+        await asyncio.sleep(_SETTLE_S)
         gc.collect()  # compiled programs refer to themselves
 
     async def _follow(self) -> None:
@@ -241,7 +245,8 @@ class Models:
         except Exception as error:  # noqa: BLE001 - whatever a broken version raises, the old one goes on
             self._refusal = _Refusal(found, path, mark if path else None)
             self._refuse(f"{found.name} {found.version}: {describe(error)}")
-            return None
+        gc.collect()  # what was loaded of it
+        return None
 
     def _load(self, found: Found, path: Path) -> "Predictor":
         self._loading = True

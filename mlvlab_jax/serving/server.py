@@ -29,6 +29,8 @@ _OTHER_FILES = 256
 #: Seconds for which a server that has nothing left to do still says that it stops: clients learn it from an answer
 #: rather than from a connection that broke.
 _FAREWELL_S = 0.5
+#: Seconds for which those who connected just before may still ask.
+_LAST_CALL_S = 0.1
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -127,6 +129,8 @@ async def _drain(server: "_Server", models: "Models", grace_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await asyncio.sleep(_FAREWELL_S)
+            server.stop_listening()
+            await asyncio.sleep(_LAST_CALL_S)
             while server.server_state.tasks:
                 await asyncio.sleep(0.02)
 
@@ -145,6 +149,7 @@ class _Server(uvicorn.Server):
     ) -> None:
         self._listener, self._context = listener, context
         self._handshake_s = config.limits.header_timeout_s
+        self.servers: list[asyncio.AbstractServer] = []
         super().__init__(
             uvicorn.Config(
                 app,
@@ -179,6 +184,11 @@ class _Server(uvicorn.Server):
         )
         self.servers = [listening]
         self.started = True
+
+    def stop_listening(self) -> None:
+        """Takes no further connection; those that are open stay."""
+        for listening in self.servers:
+            listening.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -146,8 +146,13 @@ def test_a_slow_disk_never_holds_up_the_caller(tmp_path, monkeypatch):
         recorder.record(f"{number:02}", "image/png", bytes(1000), HALVES)
     assert recorder.dropped == 40  # ten may wait, and nothing was written yet
     released.set()
+    deadline = time.monotonic() + 10
+    while len(files(tmp_path)) < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    recorder.record("later", "image/png", bytes(1000), HALVES)  # there is room again
     recorder.close()
-    assert [request.request_id for request in read_recorded(tmp_path)] == [f"{number:02}" for number in range(10)]
+    expected = [f"{number:02}" for number in range(10)] + ["later"]
+    assert [request.request_id for request in read_recorded(tmp_path)] == expected
 
 
 def test_a_full_disk_is_counted_and_recording_goes_on_after_it(tmp_path, monkeypatch, caplog):

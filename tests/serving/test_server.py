@@ -268,6 +268,17 @@ def test_every_route_of_the_application_asks_for_the_token(tmp_path):
         assert client.post(f"{base(server)}/v1/classify", **IMAGE).status_code == 200
 
 
+def test_names_that_clients_make_up_become_no_series(tmp_path):
+    with running(app_of, CONFIG, source=DecodingSource(tmp_path)) as server, httpx.Client() as client:
+        for k in range(100):
+            for path in (f"/v2/models/made-up-{k}", f"/v2/models/digits/versions/made-up-{k}/infer", f"/made-up-{k}"):
+                assert client.post(base(server) + path, content=b"{}").status_code in (404, 405)
+        text = client.get(f"{base(server)}/metrics").text
+    assert "made-up" not in text
+    series = [line.partition("{")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert max(series.count(name) for name in series) <= 200
+
+
 def test_a_port_that_is_taken_is_named():
     with open_listener("127.0.0.1", 0) as listener:
         listener.listen()
@@ -508,11 +519,11 @@ def test_twenty_changes_of_version_within_20000_requests(made, tmp_path):
             rss = [read_rss_mib(process)]
             for k, version in enumerate(("2.0.0", "1.0.0") * 10):
                 point(store, version)
-                wait_for(lambda version=version: has_version(url, version))
+                wait_for(lambda version=version: has_version(url, version), seconds=120)
                 wait_for(lambda k=k: len(load.answers) > 500 + 975 * (k + 1), seconds=120)
                 rss.append(read_rss_mib(process))
             point(store, "3.0.0")
-            wait_for(lambda: read_metric(url, "mlvlab_reload_failing") == 1)
+            wait_for(lambda: read_metric(url, "mlvlab_reload_failing") == 1, seconds=120)
             wait_for(lambda: len(load.answers) >= 20_500, seconds=120)
             answers = load.finish()
         assert process.end() == 0
