@@ -16,10 +16,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = (
+    *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
+    *("serving", "serving_latency", "drift"),
+)
 BENCHMARKS = (
     *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "drift"),
 )
+BENCHMARKS = (
+    *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
+    *("serving", "serving_latency", "drift"),
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 

@@ -83,7 +83,11 @@ def add_metrics(app: FastAPI, metrics: ServingMetrics) -> None:
 
 def add_openapi(app: FastAPI) -> None:
     """Adds the OpenAPI document of the routes that were added before."""
-    document = json.dumps(app.openapi()).encode()
+    # Whether a token is needed is the server's matter; a client that has one sends it so.
+    token = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+    described = app.openapi()
+    components = {**described["components"], **token}
+    document = json.dumps({**described, "components": components, "security": [{"token": []}, {}]}).encode()
 
     async def openapi(request: Request) -> Response:
         return reply_bytes(request.scope, document, media_type="application/json")

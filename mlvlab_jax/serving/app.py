@@ -16,9 +16,10 @@ from mlvlab_jax.serving.infer import add_infer
 from mlvlab_jax.serving.labels import add_labels
 from mlvlab_jax.serving.metrics import ServingMetrics
 from mlvlab_jax.serving.models import Models
-from mlvlab_jax.serving.openapi import PlainRoute
 from mlvlab_jax.serving.page import add_page
-from mlvlab_jax.serving.replies import add_error_replies
+from mlvlab_jax.serving.parts import Parts
+from mlvlab_jax.serving.replies import add_path_replies
+from mlvlab_jax.serving.route import PlainRoute
 
 
 def make_app(
@@ -44,10 +45,10 @@ def make_app(
         title="mlvlab_jax", version=mlvlab_jax.__version__, docs_url=None, openapi_url=None, redirect_slashes=False
     )
     app.router.route_class = PlainRoute
-    add_error_replies(app)
-    decoders, audience = Decoders(config.batching, metrics=metrics), Audience(observe, record)
-    add_classify(app, models, config, decoders=decoders, metrics=metrics, audience=audience)
-    add_infer(app, models, config, decoders=decoders, metrics=metrics, audience=audience)
+    add_path_replies(app)
+    parts = Parts(models, config, Decoders(config.batching, metrics=metrics), metrics, Audience(observe, record))
+    add_classify(app, parts)
+    add_infer(app, parts)
     add_health(app, models)
     add_metadata(app, models)
     add_labels(app, label)

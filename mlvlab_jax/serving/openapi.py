@@ -3,18 +3,9 @@
 import string
 from typing import Any, Literal
 
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from mlvlab_jax.serving.protocol import INPUT, OUTPUTS
-
-
-class PlainRoute(APIRoute):
-    """A route whose function takes the request and gives the response; nothing is solved or checked in between."""
-
-    def get_route_handler(self) -> Any:
-        """The function as it is."""
-        return self.endpoint
 
 
 class ErrorReply(BaseModel):
@@ -204,6 +195,11 @@ _TEXTS = {
     503: "Too busy, or not ready",
     504: "The deadline passed",
 }
+
+
+def document_binary(description: str) -> dict[int | str, dict[str, Any]]:
+    """An answer that may be bytes instead of JSON."""
+    return {200: {"content": {"application/octet-stream": _BINARY}, "description": description}}
 
 
 def document_path(path: str) -> list[dict[str, Any]]:

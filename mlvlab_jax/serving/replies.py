@@ -26,6 +26,14 @@ _SCOPE_KEY = "mlvlab.request_id"
 #: Status of a request whose client left; it is only counted, nobody reads it.
 CLIENT_GONE = 499
 _PATH_TEXTS = {404: "no such path", 405: "the method is not allowed here"}
+#: Kinds that always mean the same.
+_REPLIES: dict[type[Exception], tuple[int, str]] = {
+    UnknownModelError: (404, "no such model or version"),
+    NotReadyError: (503, "the server is not ready"),
+    InputError: (400, "the images are not what the model takes"),
+    DeadlineError: (504, "the deadline passed before the answer was there"),
+    PredictionError: (500, "the model gives no answer for this input"),
+}
 #: Reason of a BadImageError -> status and text.
 _IMAGE_REPLIES = {
     "empty": (400, "the body is empty; send the bytes of an image file"),
@@ -87,39 +95,29 @@ def name_version(version: str) -> dict[str, str]:
     return {"X-Model-Version": version}
 
 
-def add_error_replies(app: FastAPI) -> None:
-    """Makes `app` answer each error it knows with its own status and text, and any other with 500."""
-    for kind in (RefusedError, HTTPException, BadImageError, OverloadedError, *_SIMPLE_REPLIES):
-        app.add_exception_handler(kind, _reply_known)
-    app.add_exception_handler(Exception, _reply_unknown)
-
-
-#: Kinds that always mean the same.
-_SIMPLE_REPLIES: dict[type[Exception], tuple[int, str]] = {
-    UnknownModelError: (404, "no such model or version"),
-    NotReadyError: (503, "the server is not ready"),
-    InputError: (400, "the images are not what the model takes"),
-    DeadlineError: (504, "the deadline passed before the answer was there"),
-    PredictionError: (500, "the model gives no answer for this input"),
-}
-
-
-async def _reply_known(request: Request, error: Exception) -> Response:
+def reply_failure(scope: Scope, error: Exception) -> Response:
+    """The reply to a request that failed: its own status and text for each known error, 500 and a log for others."""
     if isinstance(error, RefusedError):
-        return reply_error(request.scope, error.status, error.text, headers=error.headers)
-    if isinstance(error, HTTPException):
-        text = _PATH_TEXTS.get(error.status_code, "the request is not understood")
-        return reply_error(request.scope, error.status_code, text, headers=error.headers)
+        return reply_error(scope, error.status, error.text, headers=error.headers)
     if isinstance(error, BadImageError):
-        return reply_error(request.scope, *_IMAGE_REPLIES[error.reason])
+        return reply_error(scope, *_IMAGE_REPLIES[error.reason])
     if isinstance(error, OverloadedError):
         text = "too many requests are waiting" if error.reason == "queue_full" else "the server is stopping"
         wait_s = max(1, math.ceil(error.retry_after_s))
-        return reply_error(request.scope, 503, text, headers={"Retry-After": str(wait_s)})
-    status, text = next(reply for kind, reply in _SIMPLE_REPLIES.items() if isinstance(error, kind))
-    return reply_error(request.scope, status, text)
+        return reply_error(scope, 503, text, headers={"Retry-After": str(wait_s)})
+    for kind, (status, text) in _REPLIES.items():
+        if isinstance(error, kind):
+            return reply_error(scope, status, text)
+    _log.error("request %s failed", find_request_id(scope), exc_info=error)
+    return reply_error(scope, 500, "internal error")
 
 
-async def _reply_unknown(request: Request, error: Exception) -> Response:
-    _log.error("request %s failed", find_request_id(request.scope), exc_info=error)
-    return reply_error(request.scope, 500, "internal error")
+def add_path_replies(app: FastAPI) -> None:
+    """Makes `app` answer for paths and methods it does not have as for everything else."""
+
+    async def reply(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        text = _PATH_TEXTS.get(error.status_code, "the request is not understood")
+        return reply_error(request.scope, error.status_code, text, headers=error.headers)
+
+    app.add_exception_handler(HTTPException, reply)

@@ -19,7 +19,7 @@ def parse_json(data: bytes) -> Any:
     """The document in `data`.
 
     Raises:
-        RefusedError: Too large, too deep, of too many objects, or not JSON in UTF-8 with each key once and finite numbers.
+        RefusedError: Too large, too deep, too many objects, or not JSON in UTF-8 with each key once and finite numbers.
     """
     if len(data) > MAX_JSON_BYTES:
         raise RefusedError(413, "the JSON is too large; send tensors by the binary tensor data extension")

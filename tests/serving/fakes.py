@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -34,7 +35,12 @@ SPEC = PreprocessSpec(size=(4, 4), channels=3)
 VERSION = "0123456789ab"
 PNG = {"content-type": "image/png"}
 INFER = "/v2/models/shades/infer"
-LEAKS = re.compile(rf"0x[0-9a-f]{{6,}}|Traceback|{re.escape(str(Path(mlvlab_jax.__file__).parents[1]))}|site-packages")
+_LIBRARIES = [
+    re.escape(metadata.version(name)) for name in ("fastapi", "starlette", "uvicorn", "jax", "numpy", "pydantic")
+]
+_PLACE = re.escape(str(Path(mlvlab_jax.__file__).parents[1]))
+#: What no reply may hold: addresses, places, tracebacks, versions of libraries.
+LEAKS = re.compile("|".join([r"0x[0-9a-f]{6,}", "Traceback", "site-packages", _PLACE, *_LIBRARIES]))
 
 
 class FakePredictor:

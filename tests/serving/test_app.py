@@ -45,6 +45,29 @@ def test_classify_names_the_classes_of_an_image_file(serving, kind):
     assert [each["probability"] for each in answer["predictions"]] == pytest.approx(expected[order], abs=0.02)
 
 
+def test_a_package_answers_over_http_as_it_does_from_python(package, predictor):
+    serving = make_serving(predictor)
+    file = shade(77, "JPEG", (40, 30))
+    expected = package.predict_probabilities(package.preprocess_bytes(file)[None])[0]
+    answer = serving.ask("POST", "/v1/classify?top_k=99", content=file, headers=PNG).json()
+    assert [each["label"] for each in answer["predictions"]] == [package.class_names[k] for k in np.argsort(-expected)]
+    found = [each["probability"] for each in answer["predictions"]]
+    assert found == pytest.approx(sorted(expected, reverse=True), abs=1e-6)
+    path = f"/v2/models/{answer['model']}/versions/{answer['version']}"
+    wanted = {each["name"]: each["shape"] for each in serving.ask("GET", path).json()["outputs"]}
+    images = np.random.default_rng(0).integers(0, 256, (9, *package.image)).astype(np.uint8)
+    body, headers = make_body(images)
+    outputs = {
+        each["name"]: each
+        for each in serving.ask("POST", f"{path}/infer", content=body, headers=headers).json()["outputs"]
+    }
+    logits, embedding = package.predict(images)
+    for name, array in (("logits", logits), ("embedding", embedding)):
+        assert outputs[name]["data"] == pytest.approx(array.ravel().tolist(), abs=1e-5)
+        assert outputs[name]["shape"] == [9, *wanted[name][1:]]
+    assert outputs["label"]["data"] == [package.class_names[k] for k in logits.argmax(axis=1)]
+
+
 def test_top_k_is_that_of_the_query_or_of_the_configuration():
     serving = make_serving(top_k=3)
     for query, num in (("", 3), ("?top_k=1", 1), ("?top_k=400", 4)):
@@ -126,6 +149,14 @@ def test_the_server_and_its_model_describe_themselves(serving):
         }
         assert serving.ask("GET", f"{path}/ready").json() == {"name": "shades", "ready": True}
     assert b"mlvlab_predictions_total" in serving.ask("GET", "/metrics").content
+
+
+def test_the_page_is_html_that_no_other_page_may_frame(serving):
+    response = serving.ask("GET", "/")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.text.startswith("<!doctype html>")
 
 
 def test_nothing_is_answered_before_a_version_is_there(serving):

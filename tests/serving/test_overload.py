@@ -1,7 +1,9 @@
 """What is not answered in time, has no room, or has nobody who waits for it; and its neighbours."""
 
 import asyncio
+import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,9 +13,20 @@ from tests.serving.fakes import (
     FakePredictor,
     check_refusal,
     close_all,
+    listening,
     make_serving,
     shade,
 )
+
+
+def run(coroutine):
+    """Its value; a test that waits for what never comes ends."""
+
+    async def bounded():
+        async with asyncio.timeout(30):
+            return await coroutine
+
+    return asyncio.run(bounded())
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +58,7 @@ def test_one_poisoned_image_costs_its_own_request_alone():
             *(serving.ask_later("POST", "/v1/classify", content=file, headers=PNG) for file in files)
         )
 
-    bad, worse, *good = asyncio.run(ask_all())
+    bad, worse, *good = run(ask_all())
     check_refusal(bad, 500)
     check_refusal(worse, 500)
     for value, response in zip(values[2:], good, strict=True):
@@ -87,7 +100,7 @@ def test_a_deadline_that_passes_in_the_line_is_504_and_never_computed(stage):
         predictor.gate.set()
         return await first, late
 
-    first, late = asyncio.run(ask_all())
+    first, late = run(ask_all())
     assert first.status_code == 200
     check_refusal(late, 504)
     assert predictor.calls.count(1) == 1
@@ -120,7 +133,7 @@ def test_a_full_queue_is_503_with_a_time_to_wait(stage, num_refused):
         predictor.gate.set()
         return await asyncio.gather(*held, *others)
 
-    replies = asyncio.run(ask_all())
+    replies = run(ask_all())
     refused = [each for each in replies if each.status_code != 200]
     assert len(refused) == num_refused
     for each in refused:
@@ -162,7 +175,33 @@ def test_a_client_that_leaves_is_never_computed_for(stage):
         predictor.gate.set()
         return await busy
 
-    assert asyncio.run(leave_early()).status_code == 200
+    assert run(leave_early()).status_code == 200
     assert predictor.calls.count(1) == 1
     assert serving.refused("client_gone") == 1
     assert len(serving.told["observe"]) == 1
+
+
+def test_a_connection_that_breaks_is_never_computed_for():
+    predictor = Gated()
+    serving = make_serving(predictor, batching={"max_size": 1})
+    file = shade(10)
+    request = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(
+        file
+    )
+    with listening(serving) as port, socket.create_connection(("127.0.0.1", port)) as held:
+        held.sendall(request + file)
+        wait_for(lambda: predictor.calls)
+        with socket.create_connection(("127.0.0.1", port)) as leaving:
+            leaving.sendall(request + file)
+            wait_for(lambda: serving.models.served.batcher.num_queued == 1)
+        wait_for(lambda: serving.refused("client_gone") == 1)
+        predictor.gate.set()
+        assert held.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert predictor.calls == [1]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)

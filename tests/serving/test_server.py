@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -100,10 +101,11 @@ class Load(threading.Thread):
     async def _ask(self, client):
         due = time.monotonic()
         while not self.ended.is_set():
+            asked = time.monotonic()
             try:
                 reply = await client.post(f"{self.url}/v1/classify", **IMAGE)
             except httpx.TransportError as error:
-                self.errors.append(error)
+                self.errors.append((asked, error))
                 return
             top = reply.json()["predictions"][0]["label"] if reply.status_code == 200 else None
             self.answers.append((reply.status_code, reply.headers.get("x-model-version"), top))
@@ -114,6 +116,11 @@ class Load(threading.Thread):
         self.ended.set()
         self.join(30)
         return self.answers
+
+
+def check_none_dropped(load, stopped):
+    """Whoever asked before the server was told to stop, or in the moments it still says so, has an answer."""
+    assert [error for asked, error in load.errors if asked < stopped + 0.3] == []
 
 
 @contextlib.contextmanager
@@ -181,6 +188,7 @@ def test_stopping_under_load_answers_what_was_accepted_and_refuses_the_rest(tmp_
         wait_for(lambda: len(load.answers) > 8)
         assert client.get(f"{base(server)}/v2/health/ready").status_code == 200
         server.end()
+        stopped = time.monotonic()
         with contextlib.suppress(httpx.TransportError):
             while True:
                 reply = httpx.get(f"{base(server)}/v2/health/ready")
@@ -190,8 +198,7 @@ def test_stopping_under_load_answers_what_was_accepted_and_refuses_the_rest(tmp_
         refusals = [status for status, _, _ in answers if status != 200]
     assert set(ready) == {(503, "close")}
     assert set(refusals) <= {503}
-    # Every request that was under way when the signal came has its answer: nothing broke in the middle.
-    assert all(isinstance(error, httpx.ConnectError) for error in load.errors), load.errors
+    check_none_dropped(load, stopped)
 
 
 def test_a_request_that_is_still_being_sent_is_accepted(tmp_path):
@@ -475,9 +482,11 @@ def test_a_killed_server_starts_again_and_a_stopped_one_exits_with_0(made, tmp_p
             )
         with loaded(process.url, rate=50, headers=headers) as load:
             wait_for(lambda: len(load.answers) > 20)
+            stopped = time.monotonic()
             code = process.end()
         assert code == 0
         assert {status for status, _, _ in load.answers} <= {200, 503}
+        check_none_dropped(load, stopped)
         assert (SECRET in process.said, SECRET in process.log) == (False, False)
         assert "reload refused: " in process.log
         assert "Traceback" not in process.log
@@ -509,7 +518,8 @@ def test_twenty_changes_of_version_within_20000_requests(made, tmp_path):
     best = {v: load_package(f).preprocess_bytes(IMAGE["content"]) for v, f in (("1.0.0", made), ("2.0.0", other))}
     best = {v: load_package(f).predict_probabilities(best[v][None])[0] for v, f in (("1.0.0", made), ("2.0.0", other))}
     broken = registry.open_package("tiny", "3.0.0") / "model.safetensors"
-    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    data = broken.read_bytes()
+    broken.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     point(store, "1.0.0")
     arguments = ("--model", "tiny@champion", "--registry", tmp_path / "registry", "follow_s=0.2")
     with Process(*arguments, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")}) as process:
@@ -557,7 +567,8 @@ def test_ten_stops_under_load_drop_nothing_that_was_accepted(made, tmp_path):
             process.wait_ready()
             with loaded(process.url, rate=2000, num_clients=16) as load:
                 wait_for(lambda load=load: len(load.answers) > 200)
+                stopped = time.monotonic()
                 assert process.end() == 0
                 answers = load.finish()
             assert {status for status, _, _ in answers} <= {200, 503}
-            assert all(isinstance(error, httpx.ConnectError) for error in load.errors), load.errors
+            check_none_dropped(load, stopped)
