@@ -19,14 +19,6 @@ BENCHMARKS = (
     *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "drift"),
 )
-BENCHMARKS = (
-    *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
-    *("serving", "serving_latency", "drift"),
-)
-BENCHMARKS = (
-    *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
-    *("serving", "serving_latency", "drift"),
-)
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
 
