@@ -28,6 +28,7 @@ class FakePredictor:
     def __init__(self, found, *, image=(2, 2, 1), class_names=("zero", "one", "two", "three")):
         self.name, self.version = found.name, found.version
         self.class_names, self.image = class_names, ImageSpec(*image)
+        self.itself = self  # as compiled programs do, so that only a collection frees them
         self.package = SimpleNamespace(manifest=SimpleNamespace(sha256=found.sha256))
 
     def predict(self, images):

@@ -49,6 +49,11 @@ def test_a_body_at_the_limit_is_taken_and_one_byte_more_is_not(server):
     assert refused(server, "too_large") == before + 1
 
 
+def test_bodies_that_were_answered_leave_room_for_others(server):
+    with httpx.Client() as client:
+        assert {client.post(url(server), content=b"a" * MIB).status_code for _ in range(12)} == {200}
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(server):
     began = time.monotonic()
     with connected(server) as client:

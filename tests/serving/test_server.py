@@ -206,7 +206,7 @@ def test_a_request_that_is_still_being_sent_is_accepted(tmp_path):
         client.sendall(b"POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
         time.sleep(0.1)
         server.end()
-        time.sleep(1.0)
+        time.sleep(2.0)  # longer than uvicorn alone would wait
         client.sendall(b"def")
         reply = read_all(client)
     assert status_of(reply) == 200
