@@ -3,8 +3,8 @@
 import json
 import logging
 import math
+import random
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 #: A client's own request id is taken if it can stand in a log, a file name and a label as it is.
 _PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SCOPE_KEY = "mlvlab.request_id"
+#: Ids have to differ, not to be secret. The system's own random numbers would let go of Python's lock each time.
+_ids = random.Random()
 #: Status of a request whose client left; it is only counted, nobody reads it.
 CLIENT_GONE = 499
 _PATH_TEXTS = {404: "no such path", 405: "the method is not allowed here"}
@@ -65,7 +67,8 @@ def find_request_id(scope: Scope) -> str:
     known: str | None = scope.get(_SCOPE_KEY)
     if known is None:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        known = scope[_SCOPE_KEY] = given.decode("ascii") if _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
+        plain = _PLAIN_ID.fullmatch(given)
+        known = scope[_SCOPE_KEY] = given.decode("ascii") if plain else f"{_ids.getrandbits(128):032x}"
     return known
 
 

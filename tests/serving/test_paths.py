@@ -1,6 +1,7 @@
 """Every route and method, and names that mean to be paths."""
 
 import asyncio
+import re
 import sys
 import threading
 from urllib.parse import unquote
@@ -42,6 +43,21 @@ def test_every_reply_of_every_route_and_method_has_an_id_and_leaks_nothing(servi
             if response.status_code == 405:
                 assert response.headers["allow"]
     assert seen == {200, 400, 404, 405, 415}
+
+
+def test_the_openapi_document_has_every_route_and_how_a_token_is_sent(serving):
+    document = serving.ask("GET", "/openapi.json").json()
+    routes = {(route.path, method.lower()) for route in serving.app.routes for method in route.methods}
+    described = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert routes - described == {("/", "get"), ("/openapi.json", "get")}
+    assert described <= routes
+    assert document["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+    assert document["security"] == [{"token": []}, {}]
+    for path, method in described:
+        operation = document["paths"][path][method]
+        named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+        assert named == set(re.findall(r"{(\w+)}", path))
+        assert {"401", "403"} <= operation["responses"].keys()
 
 
 def vectors():
