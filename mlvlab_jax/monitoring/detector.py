@@ -66,6 +66,8 @@ class Detector:
     """
 
     def __init__(self, reference: Reference, config: DriftConfig) -> None:
+        import scipy.stats  # noqa: F401 - takes a second or two, for which no window should wait
+
         if len(reference) < MIN_KNOWN:
             raise DataError(
                 f"the package's reference has {len(reference)} examples; expected at least {MIN_KNOWN} to compare "
