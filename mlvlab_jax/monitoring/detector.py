@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 MIN_WINDOW = 500
 #: Share of references that may give more false alarms than stated.
 _UNLUCKY = 0.001
+#: Windows without drift that may be called different, whatever the alarm makes of them.
+_MAX_LEVEL = 0.05
 
 
 class TestResult(NamedTuple):
@@ -64,6 +66,8 @@ class Detector:
     """
 
     def __init__(self, reference: Reference, config: DriftConfig) -> None:
+        import scipy.stats  # noqa: F401 - takes a second or two, for which no window should wait
+
         if len(reference) < MIN_KNOWN:
             raise DataError(
                 f"the package's reference has {len(reference)} examples; expected at least {MIN_KNOWN} to compare "
@@ -126,27 +130,35 @@ class Detector:
 def compute_level(config: DriftConfig, *, num_window: int, num_reference: int) -> float:
     """Chance of rejecting a window without drift at which the alarm is on in `false_alarm_rate` of them at most.
 
-    The smaller of two bounds:
+    If windows were independent, `compute_share` would tell it. They are not: all are compared with one finite
+    reference, and where that happens to be unusual all of them look different, so that rejections in a row are no
+    coincidence. Take what each test measures for a normal deviation (in one dimension, where this is worst), of which
+    the reference's own noise is a part of n / (n + m) in variance, for n and m examples in window and reference. The
+    level is that at which even a reference as unlucky for some test as one in a thousand is, given which windows are
+    independent, keeps to the rate; and never over 5 %, so that few windows are called different that are not.
 
-    - On average over references, nothing assumed: while an alarm is on, one of the last `persistence` windows was
-      rejected, or it would have been resolved. So the alarm's share is at most `persistence` times the level.
-    - For the reference at hand: all windows are compared with one finite sample, and where it happens to be unusual all
-      of them look different, so that rejections in a row are no coincidence and persistence helps little. Take what
-      each test measures for a normal deviation (in one dimension, where this is worst), of which the reference's own
-      noise is a part of n / (n + m) in variance for n and m examples in window and reference. The level is that at
-      which even a reference as unlucky for some test as one in a thousand is, given which windows are independent,
-      keeps to the rate.
-
-    With the defaults and windows of 500, the first is the smaller from 2,000 examples in the reference upwards.
+    With the defaults and windows of 500: 0.04 % for 200 examples in the reference, 0.4 % for 1,000, 5 % for 5,000.
     """
+    from scipy.optimize import brentq
     from scipy.special import ndtr, ndtri
 
-    on_average, num_tests = config.false_alarm_rate / config.persistence, len(config.tests)
-    in_a_row = on_average ** (1 / config.persistence)  # windows rejected this often keep the alarm on at the rate
-    shared = num_window / (num_window + num_reference)
-    unlucky, usual = -ndtri(_UNLUCKY / num_tests / 2), -ndtri(in_a_row / 2)
-    for_this_one = num_tests * 2 * ndtr(-(unlucky * shared**0.5 + usual * (1 - shared) ** 0.5))
-    return float(min(on_average, for_this_one))
+    independent = brentq(lambda level: compute_share(level, config.persistence) - config.false_alarm_rate, 1e-6, 0.5)
+    shared, num_tests = num_window / (num_window + num_reference), len(config.tests)
+    unlucky, usual = -ndtri(_UNLUCKY / num_tests / 2), -ndtri(independent)
+    limit = unlucky * shared**0.5 + usual * (1 - shared) ** 0.5
+    return float(min(_MAX_LEVEL, independent, num_tests * 2 * ndtr(-limit)))
+
+
+def compute_share(level: float, persistence: int) -> float:
+    """Share of windows with the alarm on, where each is rejected with the chance `level` by itself.
+
+    References:
+        W. Feller, "An introduction to probability theory and its applications", 1968 (how long runs are waited for).
+    """
+    to_raise, to_resolve = (
+        (1 - chance**persistence) / (chance**persistence * (1 - chance)) for chance in (level, 1 - level)
+    )
+    return to_resolve / (to_resolve + to_raise)
 
 
 def correct_holm(p_values: np.ndarray, weights: np.ndarray) -> np.ndarray:

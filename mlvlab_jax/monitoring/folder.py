@@ -17,6 +17,9 @@ from mlvlab_jax.package.reference import Reference
 from mlvlab_jax.pages import make_thumbnail
 
 _SCHEMA = 1
+#: What is read again after a restart.
+_WINDOW_KEYS = ("window", "model", "version", "rejected")
+_LABEL_KEYS = ("label", "prediction", "version")
 #: Labels kept in the file, as many as the live accuracy is of.
 MAX_LABELS = 10_000
 
@@ -48,8 +51,8 @@ class MonitorFolder:
         self._keep_windows = keep_windows
         with contextlib.ExitStack() as opened:
             opened.enter_context(exclusive_writer(path, option="monitoring.folder"))
-            self._windows = LinesFile(path / "windows.jsonl", keep=keep_windows)
-            self._labels = LinesFile(path / "labels.jsonl", keep=MAX_LABELS)
+            self._windows = LinesFile(path / "windows.jsonl", keep=keep_windows, keys=_WINDOW_KEYS)
+            self._labels = LinesFile(path / "labels.jsonl", keep=MAX_LABELS, keys=_LABEL_KEYS)
             self._lock = opened.pop_all()
         self._edges: dict[str, np.ndarray] = {}
         self._number = 1

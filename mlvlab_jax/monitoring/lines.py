@@ -11,14 +11,15 @@ from mlvlab_jax.files import write_atomic
 
 
 class LinesFile:
-    """The newest `keep` records, and up to a tenth more between two cuts. Needs to be the only writer.
+    """Records with `keys`: the newest `keep`, and up to a tenth more between two cuts. Needs to be the only writer.
 
     Raises:
         DataError: There is such a file with other things in it.
     """
 
-    def __init__(self, path: Path, *, keep: int) -> None:
+    def __init__(self, path: Path, *, keep: int, keys: Sequence[str] = ()) -> None:
         self._path = path
+        self._keys = frozenset(keys)
         self._keep = keep
         self._num = len(self.read())
 
@@ -50,8 +51,9 @@ class LinesFile:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict):
-            raise DataError(f"{self._path}:{number}: not a JSON object; move the file away and start again")
+        if not isinstance(record, dict) or not self._keys <= record.keys():
+            wanted = " with " + ", ".join(sorted(self._keys)) if self._keys else ""
+            raise DataError(f"{self._path}:{number}: not a JSON object{wanted}; move the file away and start again")
         return record
 
 

@@ -85,7 +85,7 @@ class LiveAccuracy:
     def __init__(self, version: str, records: Iterable[Mapping[str, Any]] = ()) -> None:
         self._version = version
         self._right: deque[bool] = deque(maxlen=MAX_LABELS)
-        self._right.extend(each["label"] == each["prediction"] for each in records if each.get("version") == version)
+        self._right.extend(each["label"] == each["prediction"] for each in records if each["version"] == version)
 
     def add(self, labels: Iterable[Label]) -> None:
         """Counts those of this version."""

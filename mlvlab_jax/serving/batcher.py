@@ -8,7 +8,6 @@ waits.
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -19,9 +18,8 @@ import numpy as np
 
 from mlvlab_jax.config.serving import BatchingConfig
 from mlvlab_jax.serving.errors import DeadlineError, InputError, OverloadedError, PredictionError
+from mlvlab_jax.serving.isolation import answer_each, concatenate
 from mlvlab_jax.serving.predictor import Outputs
-
-_log = logging.getLogger(__name__)
 
 Reason = Literal["queue_full", "deadline", "client_gone", "draining"]
 #: A request may have so many full batches of images; one client does not get the device for itself for longer.
@@ -212,10 +210,12 @@ class Batcher:
         while pieces := self._take():
             images = _gather(pieces)
             started = time.perf_counter()
-            outputs = self._answer(images)
+            outputs, num_nonfinite = answer_each(self._predict, images)
             seconds = time.perf_counter() - started
             self._seconds_an_image += _SMOOTHING * (seconds / len(images) - self._seconds_an_image)
             self._metrics.add_batch(len(images), seconds=seconds)
+            if num_nonfinite:
+                self._metrics.add_nonfinite(num_nonfinite)
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits for the answers
                 pieces[0].request.future.get_loop().call_soon_threadsafe(self._deliver, pieces, outputs)
 
@@ -260,24 +260,6 @@ class Batcher:
         self._metrics.set_queue(self._num_queued)
         return pieces
 
-    def _answer(self, images: np.ndarray) -> Outputs | None:
-        """Answers to a batch; where it fails, each half is tried alone, so that only the guilty images have none.
-
-        Images without an answer have rows of NaN; None where no image has one.
-        """
-        try:
-            outputs = self._predict(images)
-        except Exception:  # noqa: BLE001 - whatever a network raises, the thread goes on to the next request
-            _log.exception("a batch of %d images failed", len(images))
-        else:
-            if num_bad := int(np.isnan(outputs.probabilities[:, 0]).sum()):
-                self._metrics.add_nonfinite(num_bad)
-            return outputs
-        if len(images) == 1:
-            return None
-        halves = np.array_split(images, 2)
-        return _join([self._answer(half) for half in halves], [len(half) for half in halves])
-
     def _deliver(self, pieces: list[_Piece], outputs: Outputs | None) -> None:
         """Hands its rows to each request; on the event loop, once a batch."""
         at = 0
@@ -292,7 +274,7 @@ class Batcher:
                 continue
             request.parts.append(part)
             if stop == len(request.images):
-                request.future.set_result(_concatenate(request.parts))
+                request.future.set_result(concatenate(request.parts))
 
 
 def _expire(future: "asyncio.Future[Outputs]") -> None:
@@ -304,20 +286,3 @@ def _gather(pieces: list[_Piece]) -> np.ndarray:
     """The images of a batch."""
     parts = [request.images[start:stop] for request, start, stop in pieces]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _concatenate(parts: list[Outputs]) -> Outputs:
-    return parts[0] if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _join(halves: list[Outputs | None], sizes: list[int]) -> Outputs | None:
-    """The answers to two halves as one; NaN for a half without any."""
-    known = next((half for half in halves if half is not None), None)
-    if known is None:
-        return None
-    return _concatenate(
-        [
-            half or Outputs(*(np.full((size, *array.shape[1:]), np.nan, array.dtype) for array in known))
-            for half, size in zip(halves, sizes, strict=True)
-        ]
-    )

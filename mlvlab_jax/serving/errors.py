@@ -1,4 +1,4 @@
-"""What the predictor and the batcher refuse, and why. The messages are fixed text: they can be sent to a client."""
+"""What the predictor and the batcher refuse, and why. No message tells of the server: a client may see it."""
 
 from typing import Literal
 

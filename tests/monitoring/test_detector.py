@@ -5,7 +5,7 @@ from scipy.stats import norm
 from mlvlab_jax.config.fields import configclass, dump_params, params_from
 from mlvlab_jax.config.monitoring import DriftConfig
 from mlvlab_jax.errors import DataError
-from mlvlab_jax.monitoring.detector import Detector, compute_level, correct_holm
+from mlvlab_jax.monitoring.detector import Detector, compute_level, compute_share, correct_holm
 from mlvlab_jax.monitoring.drift.finding import DriftTest, Finding
 from mlvlab_jax.plugins import DRIFT_TESTS, Entry
 from tests.monitoring.synthetic import Shift, draw_reference, draw_window
@@ -95,12 +95,22 @@ def test_each_kind_of_shift_raises_the_alarm_within_two_windows(shift):
     assert seen == expected[kind]
 
 
+@pytest.mark.parametrize(("level", "persistence"), [(0.01, 1), (0.07, 2), (0.2, 3)])
+def test_the_share_of_alarms_is_that_of_the_rule_played_through(level, persistence):
+    rng = np.random.default_rng(0)
+    on, against, total = np.zeros(2000, bool), np.zeros(2000, int), 0
+    for _ in range(600):
+        against = np.where((rng.random(2000) < level) != on, against + 1, 0)
+        on, against = on ^ (against == persistence), against % persistence
+        total += on.sum()
+    assert compute_share(level, persistence) == pytest.approx(total / on.size / 600, rel=0.05)
+
+
 @pytest.mark.parametrize(("persistence", "num_reference"), [(2, 200), (2, 1000), (1, 1000), (3, 5000)])
 def test_not_one_reference_in_a_thousand_gives_more_alarms_than_stated(persistence, num_reference):
     """Five normal deviations, the reference's noise the same in all of its windows; the rule itself is played through."""
     config = DriftConfig(persistence=persistence, false_alarm_rate=0.02)
     level = compute_level(config, num_window=500, num_reference=num_reference)
-    assert level <= 0.02 / persistence
     rng, shared = np.random.default_rng(0), 500 / (500 + num_reference)
     num_references, num_windows, num_tests = 2000, 1000, len(config.tests)
     own = rng.normal(size=(num_references, num_tests)).astype(np.float32) * shared**0.5

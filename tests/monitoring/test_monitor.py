@@ -72,6 +72,15 @@ def test_an_alarm_is_told_again_after_it_ended(caplog):
     assert not caplog.records
 
 
+def test_drift_is_detected_by_the_image_that_raises_the_alarm_and_by_no_other():
+    monitor = ModelMonitor(draw_reference(), make_config())
+    images, probabilities, embedding = draw(np.random.default_rng(5), 1100, dim=0.7)
+    rows = zip(images, probabilities, embedding, strict=True)
+    said = [monitor.detect_drift(dict(zip(("image", "probabilities", "embedding"), row, strict=True))) for row in rows]
+    monitor.close()
+    assert np.flatnonzero(said).tolist() == [999]
+
+
 def test_an_alarm_outlasts_its_process(tmp_path, caplog):
     reference, config = draw_reference(), make_config(tmp_path)
     for seed, dim in ((1, 0.7), (2, 0.7), (3, 1.0), (4, 1.0)):

@@ -165,6 +165,23 @@ def test_a_restart_goes_on_numbering_and_with_the_alarm(tmp_path, watch, caplog)
     assert [line.partition(":")[0] for line in sent] == ["firing", "resolved"]
 
 
+def test_a_restart_with_another_version_has_no_alarm_and_ends_the_alert(tmp_path, watch, caplog):
+    config = make_config(tmp_path)
+    first = watch(config)
+    offer_windows(first, (0.7, 0.7, 0.7))
+    first.close()
+    second = watch(config, version="v2")
+    assert second._metrics.value("mlvlab_drift_alarm") == 0
+    offer_windows(second, (0.7,), version="v2")
+    second.close()
+    windows = read_lines(tmp_path / "windows.jsonl")
+    assert [(window["window"], window["version"], window["alarm"]) for window in windows[2:]] == [
+        (3, "v1", True),
+        (4, "v2", False),
+    ]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["firing", "resolved"]
+
+
 def test_another_version_starts_a_window_a_reference_and_ends_the_alert_of_the_one_before(tmp_path, watch, caplog):
     watcher = watch(make_config(tmp_path))
     offer_windows(watcher, (0.7, 0.7))
@@ -372,6 +389,10 @@ def test_a_reference_that_is_too_small_or_a_foreign_file_is_refused_and_leaves_t
     with pytest.raises(DataError, match=r"alerts.json: not alerts"):
         watch(config)
     (tmp_path / "alerts.json").unlink()
+    (tmp_path / "labels.jsonl").write_text('{"label": 1}\n')
+    with pytest.raises(DataError, match=r"labels\.jsonl:1: not a JSON object with label, prediction, version"):
+        watch(config)
+    (tmp_path / "labels.jsonl").unlink()
     watch(config)
 
 
