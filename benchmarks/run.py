@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = (
     *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
-    *("serving", "serving_latency", "drift"),
+    *("serving", "serving_latency", "watching_cost", "drift"),
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 

@@ -31,14 +31,14 @@ class _Silent:
         return lambda *arguments, **options: None
 
 
-def make_package(folder: Path, model: str, *, seed: int = 0) -> Path:
+def make_package(folder: Path, model: str, *, seed: int = 0, num_test: int = 4) -> Path:
     """A package of one of `MODELS`, of synthetic images."""
     from mlvlab_jax.config.load import config_from_tree
     from mlvlab_jax.engine.loop import run
     from mlvlab_jax.package.build import write_package
 
     network, side = MODELS[model]
-    data = {"num_train": 8, "num_test": 4, "height": side, "width": side, "channels": 1}
+    data = {"num_train": 8, "num_test": num_test, "height": side, "width": side, "channels": 1}
     tree = {
         "seed": seed,
         "model": network,
@@ -80,10 +80,13 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
-    """`mlvlab serve` with these arguments on a free port, until the block ends."""
+def serving(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None, prelude: str = ""
+) -> Iterator[Server]:
+    """`mlvlab serve` with these arguments on a free port, until the block ends; `prelude` is Python run before."""
     log = folder / f"server-{len(list(folder.glob('server-*')))}.log"
-    command = [sys.executable, "-m", "mlvlab_jax.serve", *arguments, "--port", "0"]
+    start = f"{prelude}\nimport sys\nfrom mlvlab_jax.serve import main\nsys.exit(main())"
+    command = [sys.executable, "-c", start, *arguments, "--port", "0"]
     with log.open("w") as errors:
         process = subprocess.Popen(
             command,
