@@ -41,14 +41,20 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._reply: asyncio.Future[tuple[int, bytes]] | None = None
         self._data = b""
+        #: Of the last reply; 0 where it says nothing.
+        self.retry_after_s = 0
+
+    async def open(self) -> None:
+        """Connects, unless it is connected."""
+        if self._transport is None or self._transport.is_closing():
+            loop = asyncio.get_running_loop()
+            self._transport, _ = await loop.create_connection(lambda: self, "127.0.0.1", self._port)
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Status and body of the reply; 0 where none came."""
-        loop = asyncio.get_running_loop()
         try:
-            if self._transport is None or self._transport.is_closing():
-                self._transport, _ = await loop.create_connection(lambda: self, "127.0.0.1", self._port)
-            self._data, self._reply = b"", loop.create_future()
+            await self.open()
+            self._data, self._reply = b"", asyncio.get_running_loop().create_future()
             self._transport.write(request)
             return await asyncio.wait_for(self._reply, TIMEOUT_S)
         except (OSError, TimeoutError):
@@ -61,6 +67,8 @@ class Connection(asyncio.Protocol):
         head, end, body = self._data.partition(b"\r\n\r\n")
         found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
         if end and found and len(body) >= int(found[1]):
+            later = re.search(rb"retry-after: (\d+)", head, re.IGNORECASE)
+            self.retry_after_s = int(later[1]) if later else 0
             if b"connection: close" in head.lower():
                 self.close()
             self._settle(int(head.split(b" ", 2)[1]), body)
@@ -81,16 +89,17 @@ class Connection(asyncio.Protocol):
 
 
 async def closed_loop(port: int, request: bytes, *, num_clients: int, seconds: float) -> list[Reply]:
-    """Each client asks again as soon as it has an answer."""
+    """Each client asks again as soon as it has an answer; after a refusal, when Retry-After says, a second at least."""
     began, replies = time.perf_counter(), []
 
     async def client() -> None:
         connection = Connection(port)
+        await connection.open()
         while (asked := time.perf_counter()) < began + seconds:
             status, body = await connection.ask(request)
             replies.append(Reply(status, time.perf_counter() - asked, asked - began, body))
-            if status == 0:
-                await asyncio.sleep(0.01)
+            if status != 200:
+                await asyncio.sleep(max(1, connection.retry_after_s))
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(num_clients)))

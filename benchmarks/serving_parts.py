@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-#: Name -> model, and side of its square grey images. tiny: overhead alone. vit: the 21 million weights of a ViT-S are
-#: read for every batch, whatever its size. slow: it computes for so long that eight times its load can be made and
-#: refused beside it. vit_s: a ViT-S/16 on photographs.
+#: Name -> model, and side of its square grey images. tiny: overhead alone. wide: one token, so that reading the 21
+#: million weights of a ViT-S for each batch takes longer than computing with them, as on an accelerator. vit: four
+#: tokens; from four images on, two cores do nothing but compute. slow: it computes for so long that eight times its
+#: load can be made and refused beside it. vit_s: a ViT-S/16 on photographs.
 MODELS = {
     "tiny": ({"name": "cnn", "params": {"widths": [8, 16]}}, 8),
+    "wide": ({"name": "vision_transformer", "params": {"variant": "S", "patch_size": 16, "pool": "gap"}}, 16),
     "vit": ({"name": "vision_transformer", "params": {"variant": "S", "patch_size": 8, "pool": "gap"}}, 16),
-    "slow": ({"name": "vision_transformer", "params": {"variant": "S", "patch_size": 8, "pool": "gap"}}, 64),
+    "slow": ({"name": "vision_transformer", "params": {"variant": "S", "patch_size": 8, "pool": "gap"}}, 128),
     "vit_s": ({"name": "vision_transformer", "params": {"variant": "S", "patch_size": 16}}, 224),
 }
 

@@ -128,7 +128,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         self._check(images)
-        self._check_room(len(images))
+        self.check_room(len(images))
         now, left = time.monotonic(), deadline - loop.time()
         request = _Request(images, loop.create_future(), since=now, deadline=now + left)
         timer = loop.call_at(deadline, _expire, request.future)
@@ -146,6 +146,19 @@ class Batcher:
             timer.cancel()
             self._requests.discard(request)
             self._forget(request)
+
+    def check_room(self, num_images: int) -> None:
+        """Refuses so many images if they cannot be taken now: before time goes into decoding them.
+
+        Raises:
+            OverloadedError: There is no room for them, or the batcher was closed.
+        """
+        if self._draining:
+            self._metrics.add_refusal("draining")
+            raise self._overloaded("draining")
+        if self._num_queued + num_images > self._config.queue_size:
+            self._metrics.add_refusal("queue_full")
+            raise self._overloaded("queue_full")
 
     async def close(self, grace_s: float) -> None:
         """Takes no request any more, and ends when all are answered, or after `grace_s` seconds.
@@ -169,14 +182,6 @@ class Batcher:
             raise InputError(
                 f"images are {images.dtype} {images.shape}; expected uint8 (n, h, w, c), n from 1 to {self._max_images}"
             )
-
-    def _check_room(self, num_images: int) -> None:
-        if self._draining:
-            self._metrics.add_refusal("draining")
-            raise self._overloaded("draining")
-        if self._num_queued + num_images > self._config.queue_size:
-            self._metrics.add_refusal("queue_full")
-            raise self._overloaded("queue_full")
 
     def _overloaded(self, reason: Literal["queue_full", "draining"]) -> OverloadedError:
         """Room is there when what waits now has been computed."""

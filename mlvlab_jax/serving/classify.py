@@ -39,6 +39,7 @@ async def _classify(request: Request, parts: Parts) -> Response:
         incoming = await receive(request, parts.config.batching, metrics=parts.metrics)
         decode = functools.partial(predictor.decode, incoming.body)
         async with while_connected(request):
+            batcher.check_room(1)
             with batcher.arriving():
                 header, pixels = await parts.decoders.run(decode, deadline=incoming.deadline)
             outputs = await batcher.submit(pixels[None], deadline=incoming.deadline)

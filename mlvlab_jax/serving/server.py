@@ -15,6 +15,7 @@ from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.serving.auth import Token
 from mlvlab_jax.serving.connection import make_connection_class
 from mlvlab_jax.serving.guard import Guard
+from mlvlab_jax.serving.rehearsal import rehearse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -112,6 +113,7 @@ async def serve(
         await asyncio.wait({running, starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
+            await rehearse(models, config)
             on_ready()
             await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
         await _drain(server, models, config.grace_s)

@@ -197,3 +197,24 @@ def test_labels_are_passed_on_or_refused(serving):
     check_refusal(serving.ask("POST", "/v1/labels", json={"request_id": "r", "label": "else"}), 500)
     unwatched = make_serving(label=False)
     check_refusal(unwatched.ask("POST", "/v1/labels", json={"request_id": "r", "label": "grey"}), 404)
+
+
+def test_without_room_for_the_answer_no_time_goes_into_decoding():
+    class Decodes(FakePredictor):
+        num_decoded = 0
+
+        def decode(self, data):
+            self.num_decoded += 1
+            return super().decode(data)
+
+    predictor = Decodes()
+    serving = make_serving(predictor)
+    batcher = serving.models.current().batcher
+    assert serving.ask("POST", "/v1/classify", content=shade(10), headers=PNG).status_code == 200
+    batcher._num_queued = serving.config.batching.queue_size
+    response = serving.ask("POST", "/v1/classify", content=shade(10), headers=PNG)
+    batcher._num_queued = 0
+    assert check_refusal(response, 503)
+    assert int(response.headers["retry-after"]) >= 1
+    assert serving.refused("queue_full") == 1
+    assert predictor.num_decoded == 1
