@@ -33,19 +33,19 @@ class _Silent:
         return lambda *arguments, **options: None
 
 
-def make_package(folder: Path, model: str, *, seed: int = 0, num_test: int = 4) -> Path:
-    """A package of one of `MODELS`, of synthetic images."""
+def make_package(folder: Path, model: str, *, seed: int = 0, num_train: int = 8) -> Path:
+    """A package of one of `MODELS`, of synthetic images; a tenth of `num_train` is its reference."""
     from mlvlab_jax.config.load import config_from_tree
     from mlvlab_jax.engine.loop import run
     from mlvlab_jax.package.build import write_package
 
     network, side = MODELS[model]
-    data = {"num_train": 8, "num_test": num_test, "height": side, "width": side, "channels": 1}
+    data = {"num_train": num_train, "num_test": 4, "height": side, "width": side, "channels": 1}
     tree = {
         "seed": seed,
         "model": network,
         "data": {"name": "synthetic", "params": data},
-        "training": {"batch_size": 2, "num_epochs": 0.25},
+        "training": {"batch_size": 2, "num_epochs": 2 / num_train},
     }
     workdir = folder / f"{model}-{seed}"
     run(config_from_tree(tree), workdir=workdir, tracker=_Silent())

@@ -57,7 +57,7 @@ def load(server: Server, request: bytes) -> list[Reply]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        package, picture = make_package(folder, "tiny", num_test=1000), write_picture(folder / "picture.png", "tiny")
+        package, picture = make_package(folder, "tiny", num_train=5000), write_picture(folder / "picture.png", "tiny")
         request = make_request("/v1/classify", picture.read_bytes())
 
         def start(which: str) -> Server:
