@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import re
 import shutil
 import subprocess
 import threading
@@ -57,3 +58,18 @@ class Document(HTMLParser):
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def sections_of(page):
+    """Identifiers of a page's sections, in order."""
+    return re.findall(r'<section id="(\w+)">', page)
+
+
+def section(page, name):
+    """What is in one of them."""
+    return re.search(rf'<section id="{name}">(.*?)</section>', page, re.DOTALL)[1]
+
+
+def text_of(html):
+    """What a reader sees of it, on one line."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()

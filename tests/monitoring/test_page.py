@@ -9,6 +9,7 @@ from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.monitoring.findings import compare_counts, compute_median, find_changes
 from mlvlab_jax.monitoring.history import Histogram, read_history
 from mlvlab_jax.monitoring.page import render_drift, write_drift_page
+from tests.browsing import section, sections_of, text_of
 from tests.monitoring.folders import (
     CLASS_NAMES,
     SECTIONS,
@@ -23,18 +24,6 @@ from tests.monitoring.folders import (
 def render(folder, *, number=None):
     history = read_history(folder)
     return render_drift(history, find_changes(history, number=number))
-
-
-def sections_of(page):
-    return re.findall(r'<section id="(\w+)">', page)
-
-
-def section(page, name):
-    return re.search(rf'<section id="{name}">(.*?)</section>', page, re.DOTALL)[1]
-
-
-def text_of(html):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()
 
 
 def verdict_of(page):

@@ -10,19 +10,8 @@ from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.report.confusion import draw_confusion
 from mlvlab_jax.report.page import render_report, write_report
 from mlvlab_jax.report.run import read_run
+from tests.browsing import section, sections_of, text_of
 from tests.report.runs import MANIFEST, SECTIONS, make_evaluation, make_records, write_run
-
-
-def sections_of(page):
-    return re.findall(r'<section id="(\w+)">', page)
-
-
-def section(page, name):
-    return re.search(rf'<section id="{name}">(.*?)</section>', page, re.DOTALL)[1]
-
-
-def text_of(html):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()
 
 
 def test_a_finished_run_has_every_section_in_order_and_is_small(tmp_path):

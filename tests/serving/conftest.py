@@ -7,6 +7,7 @@ import pytest
 from mlvlab_jax.package.load import load_package
 from mlvlab_jax.serving.predictor import Predictor
 from tests.package.trained import make_tiny_package
+from tests.serving.fakes import close_all, make_serving
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,16 @@ def package(made):
 @pytest.fixture(scope="session")
 def predictor(package):
     return Predictor(package, max_batch=6)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """Ends the threads of the fakes a test made."""
+    yield
+    close_all()
+
+
+@pytest.fixture
+def serving():
+    """An application around a fake model, and what its observers were told."""
+    return make_serving()

@@ -13,22 +13,10 @@ from tests.serving.fakes import (
     VERSION,
     FakePredictor,
     check_refusal,
-    close_all,
     make_body,
     make_serving,
     shade,
 )
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    close_all()
-
-
-@pytest.fixture
-def serving():
-    return make_serving()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])

@@ -12,7 +12,6 @@ from tests.serving.fakes import (
     PNG,
     FakePredictor,
     check_refusal,
-    close_all,
     listening,
     make_serving,
     shade,
@@ -27,17 +26,6 @@ def run(coroutine):
             return await coroutine
 
     return asyncio.run(bounded())
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    close_all()
-
-
-@pytest.fixture
-def serving():
-    return make_serving()
 
 
 def test_one_poisoned_image_costs_its_own_request_alone():

@@ -6,26 +6,10 @@ import sys
 import threading
 from urllib.parse import unquote
 
-import pytest
-
 from tests.serving.fakes import (
     LEAKS,
     VERSION,
-    close_all,
-    make_serving,
 )
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    close_all()
-
-
-@pytest.fixture
-def serving():
-    return make_serving()
-
 
 ASKED = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
