@@ -64,6 +64,7 @@ class Delivery:
         retry_s = _FIRST_RETRY_S
         while not self._given_up.is_set():
             started_s = time.thread_time()
+            is_last_look = self._hurry.is_set()  # before looking: what was written meanwhile is looked for once more
             try:
                 pause_s = self._deliver_piece()
             except Exception as error:  # noqa: BLE001 - the store may fail in every way, and training goes on
@@ -76,7 +77,7 @@ class Delivery:
             if self._error is not None:
                 _log.warning("tracking has its store again")
             self._error, retry_s = None, _FIRST_RETRY_S
-            if pause_s is None and self._hurry.is_set():
+            if pause_s is None and is_last_look:
                 return
             self._hurry.wait(self._interval_s if pause_s is None else pause_s)
 

@@ -13,25 +13,11 @@ from tests.serving.fakes import (
     PNG,
     FakePredictor,
     check_refusal,
-    close_all,
     make_body,
     make_serving,
     shade,
     tensor,
 )
-
-
-@pytest.fixture(scope="module")
-def made():
-    yield make_serving()
-    close_all()
-
-
-@pytest.fixture
-def serving(made):
-    for told in made.told.values():
-        told.clear()
-    return made
 
 
 def bomb():

@@ -25,6 +25,8 @@ class FakeStore:
         return self.is_lost
 
     def deliver(self, records, *, end):
+        if self.is_lost:
+            raise ConnectionError("nobody there")
         self._answer(records)
         self._take(records)
         self.end = end
@@ -104,6 +106,31 @@ def test_a_store_that_was_lost_gets_everything_again(journal):
     write(journal, range(10, 12))
     assert second.finish(timeout_s=30) is None
     assert list(store.records) == list(range(12))
+
+
+def test_what_is_written_while_the_thread_finds_nothing_is_delivered_at_the_end(journal, monkeypatch):
+    store, ended = FakeStore(), []
+    read, looked = journal.read, threading.Event()
+
+    def read_slowly(*arguments):
+        found = read(*arguments)
+        if not looked.is_set():
+            looked.set()
+            closing.wait(10)
+        return found
+
+    closing = threading.Event()
+    monkeypatch.setattr(journal, "read", read_slowly)
+    delivery = Delivery(journal, store, interval_s=0.01)
+    assert looked.wait(10)
+    write(journal, range(3))
+    ending = threading.Thread(target=lambda: ended.append(delivery.finish(timeout_s=30)))
+    ending.start()
+    ending.join(0.2)
+    closing.set()
+    ending.join()
+    assert ended == [None]
+    assert list(store.records) == [0, 1, 2]
 
 
 def test_a_line_longer_than_a_piece_arrives_whole(journal, monkeypatch):
