@@ -8,7 +8,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from mlvlab_jax.config.load import flatten, to_tree, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import double_buffer
 from mlvlab_jax.data.inspection import check_before_training
@@ -18,14 +17,12 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_end, write_start
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
-from mlvlab_jax.engine.progress import LateMetrics, Progress, Window
+from mlvlab_jax.engine.progress import LateMetrics, Progress
+from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.engine.step import augment_batch, compile_train_step, make_train_step
-from mlvlab_jax.engine.telemetry import PhaseClock, Rate
-from mlvlab_jax.metrics.base import Measured
-from mlvlab_jax.metrics.confusion import render_confusion
-from mlvlab_jax.trees import count_elements, named_leaves
-from mlvlab_jax.types import RunInfo, Tracker, Tree
+from mlvlab_jax.engine.step import compile_train_step, make_train_step
+from mlvlab_jax.engine.telemetry import PhaseClock
+from mlvlab_jax.types import Tracker, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +98,11 @@ class Trainer:
         self._config = config
         self._experiment = experiment
         self._store = store
-        self._tracker = tracker
+        self._reporter = Reporter(config, experiment, tracker, clock)
         self._clock = clock
         self._quarantine = quarantine
         self._tags = tags
         self._late = LateMetrics()
-        self._rate = Rate()
         self.state = experiment.state
         self.best: TrainState | None = None
         self.progress = Progress()
@@ -123,7 +119,7 @@ class Trainer:
             self._experiment.model, self._experiment.optimizer, config.training, config.pipeline
         )
         step_fn = compile_train_step(pure_step, self._experiment.layout, mesh)
-        self._tracker.start(self._describe())
+        self._reporter.start(self.state, first_step=self.progress.step, tags=self._tags)
         if self.progress.stopping.stop_due(config.training.early_stopping):
             return "stopped early"
         batches = self._batches()
@@ -134,7 +130,7 @@ class Trainer:
                     with self._clock.phase("input"):
                         batch = next(batches)
                     if step == 1:
-                        self._show_first_batch(batch)
+                        self._reporter.show_first_batch(self.state, batch)
                     self.state, scalars = step_fn(self.state, batch)
                     self._count(self._late.push(step, scalars))
                     self.progress = dataclasses.replace(self.progress, step=step)
@@ -165,8 +161,9 @@ class Trainer:
         if "test" in splits:
             with self._clock.phase("evaluate"):
                 measured = self._experiment.evaluator(self.best.evaluated, splits["test"], on_bad=self._quarantine.add)
-            tested = self._report_split(best_step, "test", measured)
-        return self._summarise(ended, best={"step": best_step} | _measured(tree["metrics"]) | tested)
+            self.progress = self._reporter.split(self.progress, best_step, "test", measured)
+            tested = name_scalars("test", measured)
+        return self._summarise(ended, best={"step": best_step} | measured_of(tree["metrics"]) | tested)
 
     def _batches(self) -> Iterator[Tree]:
         config, experiment = self._config, self._experiment
@@ -183,23 +180,12 @@ class Trainer:
         return double_buffer(stream, batch_sharding(experiment.mesh))
 
     def _count(self, scalars: dict[str, float] | None) -> None:
-        """Adds the scalars of a finished step to the window and shows the loss."""
-        if scalars is None:
-            return
-        window = self.progress.window.add(scalars)
-        self.progress = dataclasses.replace(self.progress, window=window)
-        self._rate.num_examples += scalars["num_examples"]
-        self._tracker.progress(self.progress.step, scalars["loss_sum"] / scalars["num_examples"])
+        self.progress = self._reporter.count(self.progress, scalars)
 
     def _log(self) -> None:
         """Closes the window and reports it."""
         self._count(self._late.drain())
-        if self.progress.window.num_examples == 0:
-            return
-        means = self.progress.window.means()
-        epoch = self.progress.step / self._experiment.horizon.steps_per_epoch
-        self._report(self.progress.step, {**means, "epoch": epoch, **self._rate.read(self._clock)})
-        self.progress = dataclasses.replace(self.progress, window=Window())
+        self.progress = self._reporter.close_window(self.progress)
 
     def _evaluate(self) -> bool:
         """Measures the validation split; says whether the monitored metric is the best so far."""
@@ -212,10 +198,9 @@ class Trainer:
             step, rules = self.progress.step, self._config.training.early_stopping
             stopping = self.progress.stopping.observe(step, measured.scalars[rules.monitor], rules)
             self.progress = dataclasses.replace(self.progress, stopping=stopping)
-            self._report_split(step, "validation", measured)
+            self.progress = self._reporter.split(self.progress, step, "validation", measured)
             if self._config.tracking.param_histograms:
-                params = jax.device_get(self.state.variables.params)
-                self._tracker.histograms(step, {f"params/{name}": leaf for name, leaf in named_leaves(params)})
+                self._reporter.param_histograms(self.state, step=step)
         return stopping.best_step == step
 
     def _observe_plateau(self, measured: dict[str, float]) -> None:
@@ -241,59 +226,10 @@ class Trainer:
             progress = self.progress.to_tree() | {"data_version": _version_trees(self._experiment)}
             self._store.save(self.state, progress, step=step, monitored=monitored)
 
-    def _report(self, step: int, values: dict[str, float]) -> None:
-        self.progress = dataclasses.replace(self.progress, metrics=self.progress.metrics | _measured(values))
-        self._tracker.scalars(step, values)
-
-    def _report_split(self, step: int, split: str, measured: Measured) -> dict[str, float]:
-        """Reports an evaluation, and the confusion matrix as an image; gives the numbers as SPLIT/NAME."""
-        values = {f"{split}/{name}": value for name, value in measured.scalars.items()}
-        self._report(step, values)
-        if "confusion_matrix" in measured.arrays:
-            image = render_confusion(measured.arrays["confusion_matrix"])
-            self._tracker.images(step, {f"{split}/confusion_matrix": image})
-        return values
-
-    def _show_first_batch(self, batch: Tree) -> None:
-        """Hands the tracker 16 images as the network will see them, before normalisation."""
-        rules = self._config.pipeline.augment
-        show = jax.jit(
-            lambda key, batch: augment_batch(key, batch, rules)[:16], out_shardings=replicated(self._experiment.mesh)
-        )
-        self._tracker.images(1, {"train/first_batch": jax.device_get(show(self.state.key, batch))})
-
-    def _describe(self) -> RunInfo:
-        from clu import parameter_overview
-
-        params = self.state.variables.params
-        table = parameter_overview.get_parameter_overview(params, include_stats=False)
-        return RunInfo(
-            num_steps=self._experiment.horizon.num_steps,
-            first_step=self.progress.step,
-            batch_size=self._config.training.batch_size,
-            num_params=count_elements(params),
-            hparams=flatten(to_tree(self._config)),
-            texts={"config": to_yaml(self._config), "parameters": table},
-            tags=self._tags,
-        )
-
-    def _summarise(self, ended: str, *, best: dict[str, float] | None) -> dict[str, Any]:
-        seconds = self._clock.read()
-        return {
-            "ended": ended,
-            "steps": self.progress.step,
-            "num_params": count_elements(self.state.variables.params),
-            "num_bad_examples": self._quarantine.num_bad,
-            "best": best,
-            "last": {"step": self.progress.step} | _measured(self.progress.metrics),
-            "goodput": round(seconds["train"] / seconds["total"], 4),
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        }
+    def _summarise(self, ended: str, *, best: dict[str, Any] | None) -> dict[str, Any]:
+        num_bad = self._quarantine.num_bad
+        return self._reporter.summarise(ended, self.state, self.progress, num_bad=num_bad, best=best)
 
 
 def _version_trees(experiment: Experiment) -> list[dict[str, Any]]:
     return [version.to_tree() for version in experiment.data.versions]
-
-
-def _measured(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name.startswith(("train/", "validation/"))}
