@@ -13,6 +13,9 @@ from mlvlab_jax.types import Tree
 
 T = TypeVar("T")
 
+#: How the name of a module begins that holds several layers, each of its leaves stacked over them.
+STACKED = "stacked_"
+
 
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -21,6 +24,11 @@ def _name(path: tuple[Any, ...]) -> str:
 def map_with_name(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """`jax.tree.map` whose function is given the leaf's 'a/b/kernel' name first."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(_name(path), *leaves), tree, *rest)
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a leaf holds the parameters of several layers, with the layers as its first dim."""
+    return any(part.startswith(STACKED) for part in name.split("/"))
 
 
 def named_leaves(tree: Tree) -> list[tuple[str, Any]]:

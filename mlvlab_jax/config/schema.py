@@ -10,6 +10,7 @@ from mlvlab_jax.plugins import METRICS, MODELS, OPTIMIZERS, SCHEDULES, SOURCES, 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
+Remat = Literal["none", "dots", "dots_without_batch", "full"]
 
 
 @configclass
@@ -127,6 +128,10 @@ class TrainingConfig:
     """Share of the target spread evenly over all classes."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the network's arithmetic; weights, softmax and loss stay float32."""
+    remat: Remat = "none"
+    """What of a block is kept for the gradient; the rest is computed again, which saves memory and costs time. none:
+    all is kept. dots: the results of matrix products and convolutions. dots_without_batch: of products with weights,
+    not those inside attention; for convolutions the same as full. full: nothing but the block's input."""
 
 
 @configclass

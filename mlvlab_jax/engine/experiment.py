@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mlvlab_jax.config.schema import Config
@@ -17,10 +16,10 @@ from mlvlab_jax.engine.mesh import check_batch_size, make_mesh
 from mlvlab_jax.engine.state import TrainState, create_state
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.metrics.base import make_metrics
+from mlvlab_jax.models.build import build_model
 from mlvlab_jax.models.nets.api import Model
 from mlvlab_jax.optim.chain import Optimizer, make_optimizer
 from mlvlab_jax.optim.horizon import Horizon
-from mlvlab_jax.plugins import MODELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +50,13 @@ def make_experiment(config: Config) -> Experiment:
     _check(config, data, metrics)
     data = dataclasses.replace(data, versions=check_versions(data.versions, verify=config.data_version.verify))
     horizon = Horizon.of(config.training, config.evaluation, data.train.epoch_size)
-    dtype: Any = jnp.dtype(config.training.precision)
-    model = MODELS.build(config.model, num_classes=len(data.class_names), image=data.spec, dtype=dtype)
+    model = build_model(
+        config.model,
+        training=config.training,
+        num_classes=len(data.class_names),
+        image=data.spec,
+        device=mesh.devices.flat[0],
+    )
     optimizer = make_optimizer(config.optimizer, config.schedule, config.training, horizon)
     with_ema = config.training.ema_decay is not None
     state, layout = create_state(model, optimizer, seed=config.seed, with_ema=with_ema, mesh=mesh)

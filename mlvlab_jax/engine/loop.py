@@ -60,7 +60,7 @@ def run(
     """
     clock = PhaseClock()
     experiment = make_experiment(config)
-    for line in check_before_training(experiment.data, config.validation):
+    for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
     manifest = write_start(
         workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment)

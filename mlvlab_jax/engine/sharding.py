@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlvlab_jax.trees import map_with_name, match_rules, named_leaves
+from mlvlab_jax.trees import is_stacked, map_with_name, match_rules, named_leaves
 from mlvlab_jax.types import Tree
 
 Shape = tuple[int, ...]
@@ -59,10 +59,12 @@ RULES: tuple[tuple[str, Tactic], ...] = (
 
 
 def shard_params(params: Tree, mesh: Mesh) -> Tree:
-    """A NamedSharding for each parameter (or its shape)."""
+    """A NamedSharding for each parameter (or its shape); of stacked layers each lies as it would alone."""
 
     def place(name: str, leaf: Any) -> NamedSharding:
         tactic: Tactic = match_rules(name, RULES, path="mesh")
+        if is_stacked(name):
+            return NamedSharding(mesh, P(None, *tactic(leaf.shape[1:], mesh)))
         return NamedSharding(mesh, tactic(leaf.shape, mesh))
 
     return map_with_name(place, params)

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Positive
+from mlvlab_jax.config.schema import Positive, Remat
 from mlvlab_jax.plugins import MODELS
 from mlvlab_jax.types import ImageSpec
 
@@ -21,7 +21,7 @@ class ResNetParams:
 
 
 @MODELS.register("resnet", ResNetParams, example={"depth": 18, "width": 4, "stem": "small"})
-def build_resnet(params: ResNetParams, *, num_classes: int, image: ImageSpec, dtype: Any) -> Any:
+def build_resnet(params: ResNetParams, *, num_classes: int, image: ImageSpec, dtype: Any, remat: Remat = "none") -> Any:
     """The network as a `Model`.
 
     References:
@@ -31,4 +31,4 @@ def build_resnet(params: ResNetParams, *, num_classes: int, image: ImageSpec, dt
     from mlvlab_jax.models.nets.api import from_linen
     from mlvlab_jax.models.nets.resnet import ResNet
 
-    return from_linen(ResNet(params=params, num_classes=num_classes, dtype=dtype), image)
+    return from_linen(ResNet(params=params, num_classes=num_classes, dtype=dtype, remat=remat), image)

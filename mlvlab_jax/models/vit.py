@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Fraction, Positive
+from mlvlab_jax.config.schema import Fraction, Positive, Remat
+from mlvlab_jax.models.attention import Accelerator, choose_attention
 from mlvlab_jax.models.cnn import check_patch
 from mlvlab_jax.plugins import MODELS
 from mlvlab_jax.types import ImageSpec
@@ -45,6 +46,12 @@ class VisionTransformerParams:
     """Dropped share after the embedding, the attention and both MLP layers."""
     stochastic_depth: Fraction = 0.0
     """Chance to skip the last block for an example; earlier blocks linearly less."""
+    scan_layers: bool = False
+    """One loop over all blocks in place of a program for each: it compiles several times faster where there are many,
+    runs a little slower, and stacks the parameters of all blocks into one tree."""
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """Program of the attention. cudnn: the fused one, for NVIDIA GPUs and bfloat16. xla: runs anywhere. auto: cudnn
+    where it can run, and on a GPU where it cannot a line that says why. A package has xla."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> "VisionTransformerParams":
@@ -86,26 +93,54 @@ _TINY = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.1, "st
 
 
 @MODELS.register("vision_transformer", VisionTransformerParams, example=_TINY)
-def build_vision_transformer(params: VisionTransformerParams, *, num_classes: int, image: ImageSpec, dtype: Any) -> Any:
+def build_vision_transformer(
+    params: VisionTransformerParams,
+    *,
+    num_classes: int,
+    image: ImageSpec,
+    dtype: Any,
+    remat: Remat = "none",
+    device: Accelerator | None = None,
+) -> Any:
     """The network as a `Model`.
 
+    Args:
+        params: Its size and form.
+        num_classes: Width of the logits.
+        image: Shape of what it is given.
+        dtype: Of its arithmetic.
+        remat: What of a block is kept for the gradient.
+        device: Where it runs; None for a network that is to run anywhere.
+
     Raises:
-        ConfigError: The image is smaller than the patch or not a multiple of it.
+        ConfigError: The image is smaller than the patch or not a multiple of it, or cuDNN cannot compute its attention.
 
     References:
         A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020.
         H. Touvron et al., "Training data-efficient image transformers", 2020.
         G. Huang et al., "Deep Networks with Stochastic Depth", 2016.
     """
+    import jax.numpy as jnp
+
     from mlvlab_jax.models.nets.api import from_linen
     from mlvlab_jax.models.nets.vit import VisionTransformer
 
     patch_size = _auto_patch(image) if params.patch_size == "auto" else params.patch_size
     check_patch(patch_size, image)
-    module = VisionTransformer(
-        params=params, size=params.resolved(), patch_size=patch_size, num_classes=num_classes, dtype=dtype
+    size = params.resolved()
+    attention = choose_attention(
+        params.attention, device=device, dtype=jnp.dtype(dtype).name, head_dim=size.hidden_size // size.num_heads
     )
-    return from_linen(module, image)
+    module = VisionTransformer(
+        params=params,
+        size=size,
+        patch_size=patch_size,
+        num_classes=num_classes,
+        dtype=dtype,
+        remat=remat,
+        attention=attention.implementation,
+    )
+    return from_linen(module, image, notes=(attention.note,) if attention.note else ())
 
 
 def _auto_patch(image: ImageSpec) -> int:

@@ -1,6 +1,6 @@
 """Update rules from optax, behind one plugin table."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,15 @@ class SgdParams(_WeightDecay):
 
 
 @configclass
-class AdamWParams(_WeightDecay):
+class _FirstMoment:
+    mu_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Type the mean of gradients (the momentum) is kept in; bfloat16 takes half the memory.",
+    )
+
+
+@configclass
+class AdamWParams(_FirstMoment, _WeightDecay):
     """Adam with decoupled weight decay."""
 
     b1: Beta = 0.9
@@ -47,7 +55,7 @@ class AdamWParams(_WeightDecay):
 
 
 @configclass
-class LambParams(_WeightDecay):
+class LambParams(_FirstMoment, _WeightDecay):
     """Layer-wise scaled Adam, for very large batches."""
 
     b1: Beta = 0.9
@@ -57,7 +65,7 @@ class LambParams(_WeightDecay):
 
 
 @configclass
-class MuonParams(_WeightDecay):
+class MuonParams(_FirstMoment, _WeightDecay):
     """Orthogonalised momentum for matrices and convolutions; AdamW for everything else, the classifier included."""
 
     beta: Beta = 0.95
@@ -91,6 +99,7 @@ def adamw(params: AdamWParams, *, learning_rate: Any) -> Any:
         b1=params.b1,
         b2=params.b2,
         eps=params.eps,
+        mu_dtype=params.mu_dtype,
         weight_decay=params.weight_decay,
         mask=_decay_mask(params),
     )
@@ -105,8 +114,11 @@ def lamb(params: LambParams, *, learning_rate: Any) -> Any:
     """
     import optax
 
-    return optax.lamb(
-        learning_rate, b1=params.b1, b2=params.b2, weight_decay=params.weight_decay, mask=_decay_mask(params)
+    return optax.chain(
+        optax.scale_by_adam(params.b1, params.b2, eps=1e-6, mu_dtype=params.mu_dtype),
+        optax.add_decayed_weights(params.weight_decay, _decay_mask(params)),
+        _scale_by_trust_ratio(),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -126,6 +138,7 @@ def muon(params: MuonParams, *, learning_rate: Any) -> Any:
         beta=params.beta,
         adam_b1=params.b1,
         adam_b2=params.b2,
+        mu_dtype=params.mu_dtype,
         muon_weight_dimension_numbers=_muon_dims,
         consistent_rms=0.2,
     )
@@ -142,15 +155,42 @@ def _decay_mask(params: _WeightDecay) -> Any:
     )
 
 
+def _scale_by_trust_ratio() -> Any:
+    """LAMB's scale of each layer, of stacked layers each by its own."""
+    import jax
+    import optax
+
+    from mlvlab_jax.trees import is_stacked, map_with_name
+
+    ratio = optax.scale_by_trust_ratio()
+
+    def scale(update: Any, param: Any) -> Any:
+        return ratio.update(update, optax.EmptyState(), param)[0]
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        def of_leaf(name: str, update: Any, param: Any) -> Any:
+            return jax.vmap(scale)(update, param) if is_stacked(name) else scale(update, param)
+
+        return map_with_name(of_leaf, updates, params), state
+
+    return optax.GradientTransformation(ratio.init, update)
+
+
 def _muon_dims(tree: Any) -> Any:
-    """Which parameters Muon takes, and which of their dims are inputs and outputs; None leaves one to AdamW."""
+    """Which parameters Muon takes, and which of their dims are inputs and outputs; None leaves one to AdamW.
+
+    The first dim of stacked layers is neither: each layer is a matrix of its own.
+    """
     from optax import contrib
 
-    from mlvlab_jax.trees import map_with_name
+    from mlvlab_jax.trees import is_stacked, map_with_name
 
     def dims(name: str, leaf: Any) -> Any:
-        if not name.endswith("kernel") or "head" in name or leaf.ndim not in (2, 4):
+        first = 1 if is_stacked(name) else 0
+        if not name.endswith("kernel") or "head" in name or leaf.ndim - first not in (2, 4):
             return None
-        return contrib.MuonDimensionNumbers(reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=leaf.ndim - 1)
+        return contrib.MuonDimensionNumbers(
+            reduction_axis=tuple(range(first, leaf.ndim - 1)), output_axis=leaf.ndim - 1
+        )
 
     return map_with_name(dims, tree)

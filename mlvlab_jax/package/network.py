@@ -9,6 +9,7 @@ import numpy as np
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.augment import normalize
 from mlvlab_jax.models.nets.api import Model, Variables
+from mlvlab_jax.models.stacking import unstack_blocks, unstacked_spec
 from mlvlab_jax.package.export import Forward, Weights
 from mlvlab_jax.plugins import MODELS
 from mlvlab_jax.trees import named_leaves
@@ -16,8 +17,12 @@ from mlvlab_jax.types import ImageSpec
 
 
 def name_weights(variables: Variables) -> dict[str, np.ndarray]:
-    """Parameters and model state on the host, as 'params/a/b/kernel' and 'state/...', whatever devices they lay on."""
-    return {name: np.asarray(leaf) for name, leaf in named_leaves(jax.device_get(variables))}
+    """Parameters and model state on the host, as 'params/a/b/kernel' and 'state/...', whatever devices they lay on.
+
+    Stacked blocks are taken apart: a package has a tree of parameters for each block, however it was trained.
+    """
+    params, state = jax.device_get(variables)
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(Variables(unstack_blocks(params), state))}
 
 
 def make_forward(config: Config, *, num_classes: int, image: ImageSpec) -> tuple[Forward, dict[str, Any]]:
@@ -30,7 +35,7 @@ def make_forward(config: Config, *, num_classes: int, image: ImageSpec) -> tuple
         ConfigError: There is no such network for these images.
     """
     dtype: Any = jnp.dtype(config.training.precision)
-    model: Model = MODELS.build(config.model, num_classes=num_classes, image=image, dtype=dtype)
+    model: Model = MODELS.build(unstacked_spec(config.model), num_classes=num_classes, image=image, dtype=dtype)
     like = jax.eval_shape(model.init, jax.random.key(0))
     structure, shapes = jax.tree.structure(like), dict(named_leaves(like))
 

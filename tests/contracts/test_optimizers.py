@@ -128,3 +128,59 @@ def test_epochs_become_steps_in_one_place():
 def test_the_last_regular_evaluation_falls_on_the_last_step():
     horizon = Horizon.of(TrainingConfig(batch_size=256, num_epochs=10), EvaluationConfig(every_epochs=1), 57_000)
     assert [step for step in range(horizon.num_steps - 4, horizon.num_steps + 1) if horizon.eval_due(step)] == [2227]
+
+
+STACKED = {
+    "head": PARAMS["head"],
+    "stacked_blocks": {
+        "kernel": jnp.stack([PARAMS["dense"]["kernel"], 3 * PARAMS["dense"]["kernel"][::-1]]),
+        "bias": jnp.ones((2, 6)),
+    },
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_stacked_layers_are_updated_as_each_alone(name):
+    def unstack(tree):
+        blocks = {f"block{i}": jax.tree.map(lambda leaf: leaf[i], tree["stacked_blocks"]) for i in range(2)}  # noqa: B023
+        return {"head": tree["head"], **blocks}
+
+    tx = make(name, weight_decay=0.1).tx
+    gradient = jax.tree.map(lambda x: x**2 - 0.3, STACKED)
+    together, _ = tx.update(gradient, tx.init(STACKED), STACKED)
+    alone, _ = tx.update(unstack(gradient), tx.init(unstack(STACKED)), unstack(STACKED))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), unstack(together), alone)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_a_bfloat16_first_moment_takes_half_its_memory_and_leaves_the_rest(name):
+    def num_bytes(**params):
+        state = make(name, **params).tx.init(PARAMS)
+        by_type = {"float32": 0, "bfloat16": 0}
+        for leaf in jax.tree.leaves(state):
+            if leaf.dtype.name in by_type:
+                by_type[leaf.dtype.name] += leaf.size * leaf.dtype.itemsize
+        return by_type
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+    whole, halved = num_bytes(), num_bytes(mu_dtype="bfloat16")
+    assert (whole["bfloat16"], halved["bfloat16"]) == (0, 2 * size)
+    assert whole["float32"] - halved["float32"] == 4 * size
+    updates, _ = make(name, mu_dtype="bfloat16").tx.update(
+        PARAMS, make(name, mu_dtype="bfloat16").tx.init(PARAMS), PARAMS
+    )
+    exact, _ = make(name).tx.update(PARAMS, make(name).tx.init(PARAMS), PARAMS)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(updates)} == {"float32"}
+    for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02 * np.abs(b).max())
+
+
+def test_lamb_is_that_of_optax():
+    ours, theirs = (
+        make("lamb", weight_decay=0.1, lr=0.2).tx,
+        optax.lamb(lambda _: 0.2, weight_decay=0.1, mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)),
+    )
+    updates, state = ours.update(PARAMS, ours.init(PARAMS), PARAMS)
+    expected, their_state = theirs.update(PARAMS, theirs.init(PARAMS), PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+    assert [leaf.shape for leaf in jax.tree.leaves(state)] == [leaf.shape for leaf in jax.tree.leaves(their_state)]

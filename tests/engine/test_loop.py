@@ -15,6 +15,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
 from mlvlab_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from mlvlab_jax.models.attention import Choice
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import RecordingTracker, tiny_config
 from tests.engine.test_step import MODELS
@@ -235,3 +236,17 @@ def test_the_data_version_is_recorded_with_the_run_and_each_checkpoint(tmp_path)
     assert progress["data_version"] == recorded
     with pytest.raises(DataError, match=r"a\.npz: not the bytes of data version 0+; changed or added: a\.npz"):
         make_experiment(tiny_config(**tracked, data_version={"verify": "strict"}))
+
+
+def test_what_a_network_has_to_say_of_itself_is_noted_at_the_start(tracker, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlvlab_jax.models.vit.choose_attention", lambda *_, **__: Choice("xla", "attention is slow"))
+
+    class HeardError(Exception):
+        pass
+
+    def hear(text):
+        raise HeardError(text)
+
+    monkeypatch.setattr(tracker, "note", hear)
+    with pytest.raises(HeardError, match="attention is slow"):
+        run(tiny_config(model=MODELS["vit"]), workdir=tmp_path, tracker=tracker)

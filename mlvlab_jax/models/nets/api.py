@@ -18,18 +18,20 @@ class Variables(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A classifier as two pure functions, or three.
+    """A classifier as two pure functions, or three, and what is to be said of it.
 
     init: key -> Variables, the parameters float32.
     apply: (variables, image float (b h w c), key, train) -> (logits float32 (b k), new state). `key` is used, and the
         state changed, only where `train` is true.
     embed: (variables, image float (b h w c)) -> (logits, embedding float32 (b d)), in evaluation: the embedding is what
         the last layer is given. None: it is not known.
+    notes: what the person watching a run should know of how the network runs, a line each.
     """
 
     init: Callable[[jax.Array], Variables]
     apply: Callable[[Variables, jax.Array, jax.Array, bool], tuple[jax.Array, Tree]]
     embed: Callable[[Variables, jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    notes: tuple[str, ...] = ()
 
     def describe(self, variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits and embedding of `embed`; without it the logits are their own embedding."""
@@ -39,7 +41,7 @@ class Model(NamedTuple):
         return logits, logits
 
 
-def from_linen(module: nn.Module, image: ImageSpec) -> Model:
+def from_linen(module: nn.Module, image: ImageSpec, *, notes: tuple[str, ...] = ()) -> Model:
     """A flax module `module(image, train)` as a `Model` for images of this shape.
 
     What the module sows as "embedding" into "intermediates" is the embedding, float32 (b d). That collection is no part
@@ -63,4 +65,4 @@ def from_linen(module: nn.Module, image: ImageSpec) -> Model:
         logits, sown = module.apply(arrays, image, False, mutable=["intermediates"])
         return logits, sown.get("intermediates", {}).get("embedding", (logits,))[-1]
 
-    return Model(init, apply, embed)
+    return Model(init, apply, embed, notes)

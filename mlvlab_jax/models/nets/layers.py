@@ -1,8 +1,20 @@
 """Pieces that several networks share."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from mlvlab_jax.config.schema import Remat
+
+#: What `jax.checkpoint` may keep, by the names of `training.remat`.
+_KEPT = {
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_without_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def to_patches(image: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b rows columns d"]:
@@ -15,6 +27,22 @@ def to_patches(image: Float[Array, "b h w c"], patch_size: int) -> Float[Array, 
     return cut.reshape(b, rows, columns, patch_size * patch_size * c)
 
 
+def recompute(block: type[nn.Module], remat: Remat, *, in_scan: bool = False) -> Any:
+    """`block`, a module called as `block(x, train, ...)`, that computes again for its gradient what `remat` says.
+
+    Args:
+        block: The class of module.
+        remat: What is kept instead.
+        in_scan: Whether it is the body of a loop, where the compiler needs no fence against undoing it.
+
+    References:
+        T. Chen, B. Xu, C. Zhang, C. Guestrin, "Training Deep Nets with Sublinear Memory Cost", 2016.
+    """
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=_KEPT[remat], static_argnums=(2,), prevent_cse=not in_scan)
+
+
 class StochasticDepth(nn.Module):
     """Drops a residual branch for whole examples and scales the kept ones to the same mean.
 
@@ -22,12 +50,12 @@ class StochasticDepth(nn.Module):
         G. Huang et al., "Deep Networks with Stochastic Depth", 2016.
     """
 
-    rate: float
+    rate: float | Array
 
     @nn.compact
     def __call__(self, branch: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        if not train or self.rate == 0:
+        if not train or (isinstance(self.rate, float) and self.rate == 0):
             return branch
         shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
-        return branch * kept / (1 - self.rate)
+        return branch * kept / jnp.asarray(1 - self.rate, branch.dtype)

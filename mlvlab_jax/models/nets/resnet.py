@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.models.nets.layers import recompute
 from mlvlab_jax.models.resnet import ResNetParams
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -45,6 +47,7 @@ class ResNet(nn.Module):
     params: ResNetParams
     num_classes: int
     dtype: Any
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], train: bool) -> Float[Array, "b k"]:
@@ -55,10 +58,11 @@ class ResNet(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x))
         if not small:
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        block_class = recompute(Block, self.remat)
         for stage, num_blocks in enumerate(_BLOCKS[self.params.depth]):
             for i in range(num_blocks):
                 stride_here = 2 if stage > 0 and i == 0 else 1
-                block = Block(
+                block = block_class(
                     self.params.width * 2**stage,
                     stride_here,
                     self.params.depth >= 50,
