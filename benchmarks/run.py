@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 BENCHMARKS = (
     *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
+    "compile_time",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
