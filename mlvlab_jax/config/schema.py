@@ -132,6 +132,10 @@ class TrainingConfig:
     """What of a block is kept for the gradient; the rest is computed again, which saves memory and costs time. none:
     all is kept. dots: the results of matrix products and convolutions. dots_without_batch: of products with weights,
     not those inside attention; for convolutions the same as full. full: nothing but the block's input."""
+    steps_per_dispatch: Positive = 1
+    """Updates the device makes for each call from the host, its examples held on the device; worth it where an update
+    takes less than about 5 ms. Bit for bit the same as 1 on CPU; accelerators may round differently. Needs a training
+    split that fits into `pipeline.max_memory_mib` on each device. On CPU compiling takes as many times longer."""
 
 
 @configclass
@@ -221,3 +225,5 @@ class Config:
     """Where the numbers go."""
     compile_cache: bool = Field(default=True, json_schema_extra=OPERATIONAL)
     """Keep compiled programs in a private folder, so that the next start is fast."""
+    compile_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Options of XLA's compiler for the training step alone, such as xla_gpu_enable_latency_hiding_scheduler: true."""

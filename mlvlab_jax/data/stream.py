@@ -8,8 +8,8 @@ drawn from (seed, epoch, its index); the others stay where they are. In evaluati
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypedDict
 
 import grain
 import numpy as np
@@ -58,6 +58,13 @@ class _Read(NamedTuple):
     bad: tuple[BadExample, ...]
 
 
+class Choice(TypedDict):
+    """The examples of a batch, without their pixels: `example_id` and `epoch` of a `HostBatch`."""
+
+    example_id: np.ndarray
+    epoch: np.ndarray
+
+
 class _TrainBatches:
     """Random access to training batches: element t is the whole batch, which Grain then prefetches.
 
@@ -77,9 +84,7 @@ class _TrainBatches:
 
     def __getitem__(self, step: int) -> _Read:
         """The batch that makes update number `step` + 1."""
-        first = step * self._batch_size
-        positions = np.arange(first, first + self._batch_size)[self._shard.rows(self._batch_size)]
-        ids, passes = self._locate(positions)
+        ids, passes = self._order_of(step)
         image, label, bad = self._split.source.fetch(ids)
         found = [self._describe(ids[at], why) for at, why in bad.items()]
         for at in bad:
@@ -87,9 +92,24 @@ class _TrainBatches:
             found += more
         weights = self._split.weights
         mask = np.ones(len(ids), np.float32) if weights is None else weights[ids]
-        label = _look_up(self._split, label)
+        label = look_up(self._split, label)
         batch = HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=passes, mask=mask)
         return _Read(batch, tuple(found))
+
+    def choose(self, step: int, bad: Mapping[int, str]) -> tuple[Choice, list[BadExample]]:
+        """Which examples element `step` holds, and which were replaced, where `bad` says why each unreadable one is."""
+        ids, passes = self._order_of(step)
+        replaced = [at for at, index in enumerate(ids.tolist()) if index in bad] if bad else []
+        found = [self._describe(ids[at], bad[int(ids[at])]) for at in replaced]
+        for at in replaced:
+            _, _, ids[at], more = self._redraw(int(passes[at]), int(ids[at]))
+            found += more
+        return Choice(example_id=ids.astype(np.int32), epoch=passes), found
+
+    def _order_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Example at each of this process's rows of a batch, and how often it had been seen before."""
+        first = step * self._batch_size
+        return self._locate(np.arange(first, first + self._batch_size)[self._shard.rows(self._batch_size)])
 
     def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Example at each position of the endless stream, and how often it had been seen before."""
@@ -150,7 +170,7 @@ class _EvalBatches:
         mask = real.astype(np.float32)
         mask[list(bad)] = 0
         epoch = np.zeros(len(ids), np.int32)
-        label = _look_up(self._split, label)
+        label = look_up(self._split, label)
         batch = HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=epoch, mask=mask)
         name = self._split.source.name
         return _Read(
@@ -158,7 +178,26 @@ class _EvalBatches:
         )
 
 
-def _look_up(split: Split, label: np.ndarray) -> np.ndarray:
+def train_choices(
+    split: Split,
+    *,
+    bad: Mapping[int, str],
+    batch_size: int,
+    num_steps: int,
+    seed: int,
+    first_step: int,
+    shard: Shard = Shard(),
+    on_bad: Callable[[Sequence[BadExample]], None] = refuse_bad,
+) -> Iterator[Choice]:
+    """Which examples the batches of `train_stream` hold, for those who hold the pixels: by index why one is bad."""
+    batches = _TrainBatches(split, batch_size=batch_size, num_steps=num_steps, seed=seed, shard=shard)
+    for step in range(first_step, num_steps):
+        choice, found = batches.choose(step, bad)
+        on_bad(found)
+        yield choice
+
+
+def look_up(split: Split, label: np.ndarray) -> np.ndarray:
     """Labels as the loss sees them: int32 (b), or uint8 (b, k) where an example may have several classes."""
     return label if split.label_sets is None else split.label_sets[label]
 

@@ -1,7 +1,7 @@
 """The training loop. "Step k" is the state after k updates."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,20 +9,20 @@ import jax
 import numpy as np
 
 from mlvlab_jax.config.schema import Config
-from mlvlab_jax.data.device import double_buffer
 from mlvlab_jax.data.inspection import check_before_training
 from mlvlab_jax.data.quarantine import Quarantine
-from mlvlab_jax.data.stream import Readers, Shard, train_stream
 from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.compiling import check_compile_options
+from mlvlab_jax.engine.dispatch import check_dispatch
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_end, write_start
-from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.mesh import replicated
 from mlvlab_jax.engine.progress import LateMetrics, Progress
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.engine.step import compile_train_step, make_train_step
 from mlvlab_jax.engine.telemetry import PhaseClock
-from mlvlab_jax.types import Tracker, Tree
+from mlvlab_jax.engine.updates import make_updates
+from mlvlab_jax.types import Tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,9 @@ def run(
         MlvlabError: Of the kinds of `make_experiment`; NonFiniteError when the loss is lost; DiskError.
     """
     clock = PhaseClock()
+    check_compile_options(config.compile_options)
     experiment = make_experiment(config)
+    check_dispatch(config, experiment)
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
     manifest = write_start(
@@ -103,6 +105,7 @@ class Trainer:
         self._quarantine = quarantine
         self._tags = tags
         self._late = LateMetrics()
+        self._updates = make_updates(config, experiment, on_bad=quarantine.add)
         self.state = experiment.state
         self.best: TrainState | None = None
         self.progress = Progress()
@@ -114,24 +117,21 @@ class Trainer:
 
     def train(self, stop_requested: Callable[[int], bool]) -> Literal["finished", "stopped early", "interrupted"]:
         """Steps until the horizon, until patience runs out, or until asked to stop."""
-        config, horizon, mesh = self._config, self._experiment.horizon, self._experiment.mesh
-        pure_step = make_train_step(
-            self._experiment.model, self._experiment.optimizer, config.training, config.pipeline
-        )
-        step_fn = compile_train_step(pure_step, self._experiment.layout, mesh)
+        config, horizon, updates = self._config, self._experiment.horizon, self._updates
         self._reporter.start(self.state, first_step=self.progress.step, tags=self._tags)
         if self.progress.stopping.stop_due(config.training.early_stopping):
             return "stopped early"
-        batches = self._batches()
+        start, sizes = self.progress.step, set()
+        batches = updates.batches(start)
         with jax.transfer_guard("disallow"):
-            first = self.progress.step + 1
-            for step in range(first, horizon.num_steps + 1):
-                with self._clock.phase("compile" if step == first else "train"):
+            for first, step in updates.plan(start):
+                with self._clock.phase("train" if step - first in sizes else "compile"):
                     with self._clock.phase("input"):
                         batch = next(batches)
-                    if step == 1:
-                        self._reporter.show_first_batch(self.state, batch)
-                    self.state, scalars = step_fn(self.state, batch)
+                    if first == 0:
+                        self._reporter.show_first_batch(self.state, updates.first_batch(batch))
+                    self.state, scalars = updates(self.state, batch)
+                    sizes.add(step - first)
                     self._count(self._late.push(step, scalars))
                     self.progress = dataclasses.replace(self.progress, step=step)
                     if step % config.tracking.log_every_steps == 0:
@@ -165,22 +165,8 @@ class Trainer:
             tested = name_scalars("test", measured)
         return self._summarise(ended, best={"step": best_step} | measured_of(tree["metrics"]) | tested)
 
-    def _batches(self) -> Iterator[Tree]:
-        config, experiment = self._config, self._experiment
-        stream = train_stream(
-            experiment.data.train,
-            batch_size=config.training.batch_size,
-            num_steps=experiment.horizon.num_steps,
-            seed=config.seed,
-            first_step=self.progress.step,
-            shard=Shard(jax.process_index(), jax.process_count()),
-            readers=Readers.of(config.pipeline),
-            on_bad=self._quarantine.add,
-        )
-        return double_buffer(stream, batch_sharding(experiment.mesh))
-
-    def _count(self, scalars: dict[str, float] | None) -> None:
-        self.progress = self._reporter.count(self.progress, scalars)
+    def _count(self, finished: Sequence[dict[str, float]]) -> None:
+        self.progress = self._reporter.count(self.progress, finished)
 
     def _log(self) -> None:
         """Closes the window and reports it."""

@@ -66,29 +66,38 @@ class LateMetrics:
     def __init__(self) -> None:
         self._pending: tuple[int, jax.Array] | None = None
 
-    def push(self, step: int, scalars: jax.Array) -> dict[str, float] | None:
-        """Takes the scalars of `step`, float32 in the order of `SCALARS`; gives those of the step before, or None.
+    def push(self, step: int, scalars: jax.Array) -> list[dict[str, float]]:
+        """Takes the scalars of the steps up to `step`, float32 (steps, n) or (n), n in the order of `SCALARS`.
+
+        Returns:
+            Those of the steps of the dispatch before.
 
         Raises:
-            NonFiniteError: The step before had a loss or gradient that is not finite.
+            NonFiniteError: One of these had a loss or gradient that is not finite.
         """
         scalars.copy_to_host_async()
         ready = self.drain()
         self._pending = (step, scalars)
         return ready
 
-    def drain(self) -> dict[str, float] | None:
-        """Waits for the newest scalars and gives them, or None where there are none left."""
+    def drain(self) -> list[dict[str, float]]:
+        """Waits for the newest scalars and gives them, a dict a step."""
         if self._pending is None:
-            return None
-        step, scalars = self._pending
+            return []
+        last, scalars = self._pending
         self._pending = None
-        values: dict[str, float] = dict(zip(SCALARS, jax.device_get(scalars).tolist(), strict=True))
-        for name in ("loss_sum", "grad_norm"):
-            if not math.isfinite(values[name]):
-                raise NonFiniteError(
-                    f"step {step}: {name} is {values[name]}; expected a finite number; nothing after the last "
-                    "checkpoint was saved; lower training.learning_rate or set training.gradient_clip_norm",
-                    path="training.learning_rate",
-                )
-        return values
+        rows = jax.device_get(scalars).reshape(-1, len(SCALARS)).tolist()
+        steps = [dict(zip(SCALARS, row, strict=True)) for row in rows]
+        for step, values in enumerate(steps, start=last + 1 - len(steps)):
+            _check_finite(step, values)
+        return steps
+
+
+def _check_finite(step: int, values: dict[str, float]) -> None:
+    for name in ("loss_sum", "grad_norm"):
+        if not math.isfinite(values[name]):
+            raise NonFiniteError(
+                f"step {step}: {name} is {values[name]}; expected a finite number; nothing after the last "
+                "checkpoint was saved; lower training.learning_rate or set training.gradient_clip_norm",
+                path="training.learning_rate",
+            )

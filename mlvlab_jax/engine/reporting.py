@@ -1,7 +1,7 @@
 """What the tracker is told of a run, and what its summary says."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,13 +55,16 @@ class Reporter:
         )
         self._tracker.images(1, {"train/first_batch": jax.device_get(show(state.key, batch))})
 
-    def count(self, progress: Progress, scalars: dict[str, float] | None) -> Progress:
-        """Adds the scalars of a finished step to the window and shows the loss."""
-        if scalars is None:
+    def count(self, progress: Progress, finished: Sequence[dict[str, float]]) -> Progress:
+        """Adds the scalars of finished steps to the window and shows the last loss."""
+        if not finished:
             return progress
-        self._rate.num_examples += scalars["num_examples"]
+        window = progress.window
+        for scalars in finished:
+            window = window.add(scalars)
+            self._rate.num_examples += scalars["num_examples"]
         self._tracker.progress(progress.step, scalars["loss_sum"] / scalars["num_examples"])
-        return dataclasses.replace(progress, window=progress.window.add(scalars))
+        return dataclasses.replace(progress, window=window)
 
     def close_window(self, progress: Progress) -> Progress:
         """Reports the means over the window, and opens the next one."""

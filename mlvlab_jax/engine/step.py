@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.config.schema import PipelineConfig, TrainingConfig
 from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
+from mlvlab_jax.engine.compiling import CompileOptions
 from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
@@ -117,21 +119,31 @@ def _average(ema: Variables | None, variables: Variables, step: jax.Array, decay
     return averaged
 
 
+def stack_scalars(scalars: Scalars) -> jax.Array:
+    """One float32 array in the order of `SCALARS`: reading one array costs a fifth of reading five."""
+    return jnp.stack([scalars[name] for name in SCALARS])
+
+
 def compile_train_step(
-    step: TrainStep, layout: TrainState, mesh: Mesh
+    step: TrainStep, layout: TrainState, mesh: Mesh, *, options: CompileOptions = MappingProxyType({})
 ) -> Callable[[TrainState, Tree], tuple[TrainState, jax.Array]]:
     """`step` jitted for the mesh; its state argument is donated.
 
-    The scalars come as one float32 array in the order of `SCALARS`: reading one array costs a fifth of reading five.
+    Args:
+        step: One update; its scalars come as `stack_scalars` gives them.
+        layout: Shardings of the state.
+        mesh: Where to compute.
+        options: Of XLA's compiler.
     """
 
     def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         state, scalars = step(state, batch)
-        return state, jnp.stack([scalars[name] for name in SCALARS])
+        return state, stack_scalars(scalars)
 
     return jax.jit(
         train_step,
         in_shardings=(layout, batch_sharding(mesh)),
         out_shardings=(layout, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=dict(options) or None,
     )
