@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = (
-    *("trainer_overhead", "steps_per_dispatch", "startup", "memory", "data_loading", "tracker_down"),
+    *("trainer_overhead", "telemetry_cost", "steps_per_dispatch", "startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
     "compile_time",
 )

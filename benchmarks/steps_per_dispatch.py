@@ -17,11 +17,11 @@ import jax
 from mlvlab_jax.config.load import load_config
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.quarantine import Quarantine
+from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.loop import Trainer
-from mlvlab_jax.engine.telemetry import PhaseClock
 from mlvlab_jax.tracking.multi import make_tracker
 from mlvlab_jax.trees import compute_digest
 
@@ -53,9 +53,11 @@ def run_steps(config: Config, experiment: Experiment) -> tuple[float, str]:
     last, times = experiment.horizon.num_steps // log_every * log_every, {}
     with tempfile.TemporaryDirectory() as folder:
         tracker = make_tracker(config.tracking.trackers, workdir=Path(folder))
-        with CheckpointStore(Path(folder) / "checkpoints", config.checkpoint, mode="min") as store:
+        store = CheckpointStore(Path(folder) / "checkpoints", config.checkpoint, mode="min")
+        with store, AttemptLog(Path(folder)) as attempt:
+            attempt.begin(config, in_memory=True, first_step=0, note=print)
             quarantine = Quarantine(None, sizes={}, max_bad_fraction=0.0)
-            trainer = Trainer(config, experiment, store, tracker, PhaseClock(), quarantine, {})
+            trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, {})
             trainer.state = jax.tree.map(lambda x: x.copy(), experiment.state)
 
             def note_time(step: int) -> bool:

@@ -177,6 +177,16 @@ class MeshConfig:
 
 
 @configclass
+class ProfileConfig:
+    """A trace of some steps, for TensorBoard and XProf."""
+
+    first_step: Positive = Field(default=10, json_schema_extra=OPERATIONAL)
+    """First step traced; the very first ones are not like the others, as they compile and fill buffers."""
+    num_steps: Positive = Field(default=10, json_schema_extra=OPERATIONAL)
+    """Steps traced; a few are enough, and a trace of many is too large to look at."""
+
+
+@configclass
 class TrackingConfig:
     """Where the numbers go."""
 
@@ -184,6 +194,8 @@ class TrackingConfig:
     """Steps averaged into one record of training metrics."""
     param_histograms: bool = Field(default=False, json_schema_extra=OPERATIONAL)
     """Write the distribution of every parameter at each evaluation."""
+    profile: ProfileConfig | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Steps to trace; null: none. In any case the file `profile` in the run folder asks for the next ones."""
     trackers: tuple[Annotated[Spec, PluginField(TRACKERS)], ...] = Field(
         default_factory=lambda: tuple(default_spec(TRACKERS, n)() for n in ("console", "jsonl", "tensorboard")),
         json_schema_extra=OPERATIONAL,

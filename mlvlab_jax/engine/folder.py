@@ -116,15 +116,6 @@ def describe_tags(manifest: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in flatten(listed).items()}
 
 
-def write_end(folder: Path, summary: dict[str, Any]) -> None:
-    """Writes summary.json and the timings of this session into manifest.json."""
-    write_json(folder / "summary.json", summary)
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["sessions"][-1]["timings_s"] = summary["seconds"]
-    write_json(path, manifest)
-
-
 def _describe_session() -> dict[str, Any]:
     import jax
 

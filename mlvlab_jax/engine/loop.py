@@ -11,17 +11,18 @@ import numpy as np
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.inspection import check_before_training
 from mlvlab_jax.data.quarantine import Quarantine
+from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
-from mlvlab_jax.engine.folder import describe_tags, write_end, write_start
+from mlvlab_jax.engine.folder import describe_tags, write_start
 from mlvlab_jax.engine.mesh import replicated
 from mlvlab_jax.engine.progress import LateMetrics, Progress
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.engine.telemetry import PhaseClock
 from mlvlab_jax.engine.updates import make_updates
+from mlvlab_jax.files import write_json
 from mlvlab_jax.types import Tracker
 
 
@@ -46,6 +47,7 @@ def run(
     workdir: Path,
     tracker: Tracker,
     stop_requested: Callable[[int], bool] = lambda step: False,
+    attempt: AttemptLog | None = None,
 ) -> RunResult:
     """Trains, or goes on training, in `workdir`.
 
@@ -54,11 +56,14 @@ def run(
         workdir: Run folder, already held by this process.
         tracker: Where numbers go.
         stop_requested: Asked after each step with its number; true saves and ends the run.
+        attempt: Watches this start of the run, and goes on when training has ended; None: one that ends with it.
 
     Raises:
         MlvlabError: Of the kinds of `make_experiment`; NonFiniteError when the loss is lost; DiskError.
     """
-    clock = PhaseClock()
+    if attempt is None:
+        with AttemptLog(workdir) as own:
+            return run(config, workdir=workdir, tracker=tracker, stop_requested=stop_requested, attempt=own)
     check_compile_options(config.compile_options)
     experiment = make_experiment(config)
     check_dispatch(config, experiment)
@@ -73,14 +78,16 @@ def run(
             sizes={name: len(split) for name, split in experiment.data.splits.items()},
             max_bad_fraction=config.pipeline.max_bad_fraction,
         )
-        trainer = Trainer(config, experiment, store, tracker, clock, quarantine, describe_tags(manifest))
+        trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, describe_tags(manifest))
+        in_memory, first_step = experiment.data.train.source.resident, trainer.progress.step
+        attempt.begin(config, in_memory=in_memory, first_step=first_step, note=tracker.note)
         try:
-            ended = trainer.train(stop_requested)
+            attempt.ended = ended = trainer.train(stop_requested)
             summary = trainer.finish(ended)
             tracker.summary(summary)
         finally:
             tracker.finish()
-    write_end(workdir, summary)
+    write_json(workdir / "summary.json", summary)
     return RunResult(ended, trainer.state, trainer.progress, summary, experiment, trainer.best)
 
 
@@ -93,15 +100,16 @@ class Trainer:
         experiment: Experiment,
         store: CheckpointStore,
         tracker: Tracker,
-        clock: PhaseClock,
+        attempt: AttemptLog,
         quarantine: Quarantine,
         tags: Mapping[str, str],
     ) -> None:
         self._config = config
         self._experiment = experiment
         self._store = store
-        self._reporter = Reporter(config, experiment, tracker, clock)
-        self._clock = clock
+        self._reporter = Reporter(config, experiment, tracker, attempt)
+        self._attempt = attempt
+        self._clock = attempt.clock
         self._quarantine = quarantine
         self._tags = tags
         self._late = LateMetrics()
@@ -110,7 +118,7 @@ class Trainer:
         self.best: TrainState | None = None
         self.progress = Progress()
         if store.steps():
-            with clock.phase("checkpoint"):
+            with self._clock.phase("checkpoint"):
                 last = store.resolve("last")
                 self.state, tree = store.restore(last, experiment.state, experiment.layout)
                 self.progress = Progress.from_tree(tree)
@@ -125,7 +133,8 @@ class Trainer:
         batches = updates.batches(start)
         with jax.transfer_guard("disallow"):
             for first, step in updates.plan(start):
-                with self._clock.phase("train" if step - first in sizes else "compile"):
+                phase = self._clock.phase("train" if step - first in sizes else "compile")
+                with phase, self._attempt.step(first + 1, step, settle=self._settle):
                     with self._clock.phase("input"):
                         batch = next(batches)
                     if first == 0:
@@ -168,9 +177,13 @@ class Trainer:
     def _count(self, finished: Sequence[dict[str, float]]) -> None:
         self.progress = self._reporter.count(self.progress, finished)
 
+    def _settle(self) -> None:
+        """Waits for the newest step."""
+        self._count(self._late.drain())
+
     def _log(self) -> None:
         """Closes the window and reports it."""
-        self._count(self._late.drain())
+        self._settle()
         self.progress = self._reporter.close_window(self.progress)
 
     def _evaluate(self) -> bool:
@@ -204,8 +217,9 @@ class Trainer:
 
     def _save(self) -> None:
         """Starts a save of state and progress; the newest loss is checked first, so a lost run is never saved."""
+        with self._clock.phase("train"):
+            self._settle()
         with self._clock.phase("checkpoint"):
-            self._count(self._late.drain())
             step = self.progress.step
             name = f"validation/{self._config.training.early_stopping.monitor}"
             monitored = self.progress.metrics.get(name) if self._experiment.horizon.eval_due(step) else None

@@ -8,12 +8,14 @@ import jax
 
 from mlvlab_jax.config.load import flatten, to_tree, to_yaml
 from mlvlab_jax.config.schema import Config
+from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.mesh import replicated
 from mlvlab_jax.engine.progress import Progress, Window
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import augment_batch
-from mlvlab_jax.engine.telemetry import PhaseClock, Rate
+from mlvlab_jax.engine.telemetry import Rate
+from mlvlab_jax.engine.utilization import Utilization
 from mlvlab_jax.metrics.base import Measured
 from mlvlab_jax.metrics.confusion import render_confusion
 from mlvlab_jax.trees import count_elements, named_leaves
@@ -23,12 +25,13 @@ from mlvlab_jax.types import RunInfo, Tracker, Tree
 class Reporter:
     """Reports a run to its tracker; what it reports becomes the newest metrics of the progress it gives back."""
 
-    def __init__(self, config: Config, experiment: Experiment, tracker: Tracker, clock: PhaseClock) -> None:
+    def __init__(self, config: Config, experiment: Experiment, tracker: Tracker, attempt: AttemptLog) -> None:
         self._config = config
         self._experiment = experiment
         self._tracker = tracker
-        self._clock = clock
-        self._rate = Rate()
+        self._attempt = attempt
+        self._rate = Rate(attempt.clock)
+        self._utilization = Utilization(experiment, batch_size=config.training.batch_size)
 
     def start(self, state: TrainState, *, first_step: int, tags: Mapping[str, str]) -> None:
         """Says what is run, from which step on, and what made it."""
@@ -62,7 +65,7 @@ class Reporter:
         window = progress.window
         for scalars in finished:
             window = window.add(scalars)
-            self._rate.num_examples += scalars["num_examples"]
+        self._rate.arrive(window.num_examples - progress.window.num_examples, num_steps=len(finished))
         self._tracker.progress(progress.step, scalars["loss_sum"] / scalars["num_examples"])
         return dataclasses.replace(progress, window=window)
 
@@ -71,9 +74,14 @@ class Reporter:
         if progress.window.num_examples == 0:
             return progress
         epoch = progress.step / self._experiment.horizon.steps_per_epoch
-        values = {**progress.window.means(), "epoch": epoch, **self._rate.read(self._clock)}
+        values = {**progress.window.means(), "epoch": epoch, **self._read_speed()}
         progress = self._report(progress, progress.step, values)
         return dataclasses.replace(progress, window=Window())
+
+    def _read_speed(self) -> dict[str, float]:
+        rates = self._rate.read()
+        self._attempt.mfu = self._utilization.read(rates["images_per_second"])
+        return rates if self._attempt.mfu is None else rates | {"mfu": self._attempt.mfu}
 
     def split(self, progress: Progress, step: int, split: str, measured: Measured) -> Progress:
         """Reports what the state of `step` measures on a split, and the confusion matrix as an image."""
@@ -100,7 +108,6 @@ class Reporter:
             num_bad: Unreadable examples met.
             best: Step and metrics of the best state; None of an interrupted run.
         """
-        seconds = self._clock.read()
         return {
             "ended": ended,
             "steps": progress.step,
@@ -108,8 +115,7 @@ class Reporter:
             "num_bad_examples": num_bad,
             "best": best,
             "last": {"step": progress.step} | measured_of(progress.metrics),
-            "goodput": round(seconds["train"] / seconds["total"], 4),
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            **self._attempt.describe(),
         }
 
     def _report(self, progress: Progress, step: int, values: dict[str, float]) -> Progress:

@@ -38,6 +38,8 @@ PANELS = (
     Panel("Gradient norm", "", {"train": "train/grad_norm"}),
     Panel("Learning rate", "", {"train": "train/learning_rate"}),
     Panel("Throughput", "images/s", {"train": "images_per_second"}),
+    Panel("Step time", "ms, median of a window", {"train": "step_ms_p50"}),
+    Panel("MFU", "% of the devices' peak", {"train": "mfu"}, percent=True),
     Panel("Input wait", "% of training time", {"train": "input_wait"}, percent=True),
 )
 

@@ -5,20 +5,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mlvlab_jax.report.axis import format_percent, format_seconds
 from mlvlab_jax.report.run import Run
+from mlvlab_jax.report.time import render_time
 
 _HASH_CHARS = 12
-#: Phase -> what it is called and its ink: training is what the time is for, waiting for input is lost.
-_PHASES = {
-    "train": ("training", "blue"),
-    "input": ("waiting for input", "orange"),
-    "evaluate": ("evaluation", "grey-1"),
-    "analyse": ("analysis", "grey-1"),
-    "checkpoint": ("checkpoints", "grey-2"),
-    "compile": ("compilation", "grey-3"),
-    "setup": ("setup", "grey-4"),
-}
 
 
 def render_facts(run: Run) -> str:
@@ -36,7 +26,7 @@ def render_facts(run: Run) -> str:
         "Started": _render_start(manifest["sessions"]),
     }
     listed = "".join(f"<div><dt>{term}<dd>{text}</div>" for term, text in facts.items())
-    return f'<dl class="facts">{listed}</dl>{_render_time(run.seconds)}'
+    return f'<dl class="facts">{listed}</dl>{render_time(run)}'
 
 
 def _render_training(run: Run) -> str:
@@ -82,28 +72,6 @@ def _describe_devices(session: Mapping[str, Any]) -> str:
     devices = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
     processes = session["num_processes"]
     return f"{devices}, {processes} processes" if processes > 1 else f"{devices}, {session['machine']}"
-
-
-def _render_time(seconds: Mapping[str, float]) -> str:
-    """One bar of the whole duration; the share of training in it is the goodput."""
-    total = sum(seconds.values())
-    if not total:
-        return ""
-    order = sorted(seconds, key=lambda phase: list(_PHASES).index(phase) if phase in _PHASES else len(_PHASES))
-    bars, legend, x = [], [], 0.0
-    for phase in order:
-        name, ink = _PHASES.get(phase, (phase, "grey-4"))
-        share = seconds[phase] / total
-        told = f"{escape(name)} {format_seconds(seconds[phase])} ({format_percent(share, digits=0)})"
-        place = f'x="{100 * x:.2f}%" width="{100 * share:.2f}%" height="100%"'
-        bars.append(f'<rect class="{ink}" {place}><title>{told}</title></rect>')
-        legend.append(f'<li><i class="{ink}"></i>{told}')
-        x += share
-    goodput = format_percent(seconds.get("train", 0.0) / total, digits=0)
-    return (
-        f'<figure class="time"><figcaption>{format_seconds(total)} in all, goodput {goodput}</figcaption>'
-        f'<svg role="img" aria-label="Where the time went">{"".join(bars)}</svg><ul>{"".join(legend)}</ul></figure>'
-    )
 
 
 def render_versions(run: Run) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mlvlab_jax.engine.goodput import Goodput, read_ledger, sum_up
 from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.report.records import Series, read_records
 
@@ -24,24 +25,19 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, finished or not. summary: None before its end. config: as written, so a run of any version can be read."""
+    """A run, finished or not.
+
+    summary: None before its end. config: as written, so a run of any version can be read. goodput: of all attempts.
+    """
 
     name: str
     config_text: str
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
     summary: Mapping[str, Any] | None
+    goodput: Goodput
     curves: Mapping[str, Series]
     evaluations: tuple[Evaluation, ...]
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by phase over all sessions that ended by themselves; without the total."""
-        timings = [session["timings_s"] for session in self.manifest["sessions"] if "timings_s" in session]
-        if self.summary:  # is of the last of them, and knows what came after training
-            timings[-1:] = [self.summary["seconds"]]
-        phases = dict.fromkeys(phase for timing in timings for phase in timing if phase != "total")
-        return {phase: sum(timing.get(phase, 0.0) for timing in timings) for phase in phases}
 
     @property
     def best_step(self) -> int | None:
@@ -58,7 +54,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads config.yaml, manifest.json, summary.json, metrics.jsonl and evaluation/SPLIT/ of a run folder.
+    """Reads what a run folder holds: configuration, manifest, summary, ledger, metrics and evaluation/SPLIT/.
 
     Raises:
         ConfigError: There is no run.
@@ -76,6 +72,7 @@ def read_run(folder: Path) -> Run:
         config=yaml.safe_load(text),
         manifest=_read_json(folder / "manifest.json"),
         summary=_read_json(summary) if summary.exists() else None,
+        goodput=sum_up(read_ledger(folder / "goodput.jsonl")),
         curves=read_records(folder / "metrics.jsonl"),
         evaluations=tuple(map(_read_evaluation, evaluations)),
     )

@@ -2,7 +2,7 @@
 
 STYLE = """
 body { max-width: 80rem }
-.blue { --own: var(--blue) } .orange { --own: var(--orange) }
+.blue { --own: var(--blue) } .orange { --own: var(--orange) } .red { --own: var(--error) }
 .grey-1 { --own: #728093 } .grey-2 { --own: #96a2b1 } .grey-3 { --own: #b5bec9 } .grey-4 { --own: #d2d8df }
 @media (prefers-color-scheme: dark) { .grey-1 { --own: #8794a5 } .grey-2 { --own: #6b7788 } .grey-3 { --own: #525d6b }
   .grey-4 { --own: #3c4551 } }
@@ -34,7 +34,7 @@ dt { color: var(--quiet); font-size: .85rem } dd { margin: 0 }
 .time rect { stroke: var(--paper) } .time ul { display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; list-style: none }
 .time ul { margin: 0; padding: 0; font-size: .85rem }
 .time i { display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .45em }
-.time i { background: var(--own) }
+.time i { background: var(--own) } .time p { max-width: 60rem }
 
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.2rem 1.5rem }
 .curve { max-width: 30rem } svg line.mark { stroke: var(--quiet); stroke-dasharray: 3 3 }

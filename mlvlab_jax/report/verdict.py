@@ -15,8 +15,7 @@ def render_verdict(run: Run) -> str:
         return f'<p class="verdict">{state} <span class="quiet">Curves up to the last record.</span></p>'
     evaluation = run.evaluation
     told = _tell_summary(run.summary["best"]) if evaluation is None else _tell_evaluation(evaluation.content)
-    seconds = sum(run.seconds.values())
-    spent = f", trained in {format_seconds(seconds)}" if seconds else ""
+    spent = f", trained in {format_seconds(run.goodput.total_s)}" if run.goodput.total_s else ""
     return f'<p class="verdict">{told}{spent}</p>'
 
 

@@ -14,6 +14,7 @@ from mlvlab_jax.data.quarantine import refuse_bad
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
+from mlvlab_jax.engine.telemetry import RATES
 from mlvlab_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from mlvlab_jax.models.attention import Choice
 from mlvlab_jax.trees import compute_digest
@@ -24,8 +25,7 @@ SMALL_DATA = {"name": "digits"}
 
 
 def training_records(tracker):
-    timing = ("images_per_second", "input_wait")
-    return [(step, {k: v for k, v in values.items() if k not in timing}) for step, values in tracker.records]
+    return [(step, {k: v for k, v in values.items() if k not in RATES}) for step, values in tracker.records]
 
 
 @pytest.mark.parametrize("model", ["cnn", "vit"])

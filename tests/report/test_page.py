@@ -11,7 +11,7 @@ from mlvlab_jax.report.confusion import draw_confusion
 from mlvlab_jax.report.page import render_report, write_report
 from mlvlab_jax.report.run import read_run
 from tests.browsing import section, sections_of, text_of
-from tests.report.runs import MANIFEST, SECTIONS, make_evaluation, make_records, write_run
+from tests.report.runs import ATTEMPT, MANIFEST, SECTIONS, make_evaluation, make_records, write_run
 
 
 def test_a_finished_run_has_every_section_in_order_and_is_small(tmp_path):
@@ -46,24 +46,32 @@ def test_key_facts_and_the_share_of_phases(tmp_path):
     assert "goodput 60 %" in facts
 
 
-def test_sessions_add_up(tmp_path):
-    session = MANIFEST["sessions"][0]
-    killed = {name: value for name, value in session.items() if name != "timings_s"}
-    manifest = {**MANIFEST, "sessions": [session, killed, session]}
-    facts = text_of(section(render_report(read_run(write_run(tmp_path, manifest=manifest))), "facts"))
-    assert "3 sessions" in facts
-    assert "20.0 s in all, goodput 60 %" in facts
+def test_attempts_add_up_and_what_was_made_again_is_lost(tmp_path):
+    killed = {**ATTEMPT, "step": 90, "ended": None}
+    again = {**ATTEMPT, "started": "2026-11-23T04:26:20+00:00", "first_step": 60}
+    page = render_report(read_run(write_run(tmp_path, attempts=[killed, again])))
+    facts = text_of(section(page, "facts"))
+    # A third of the first attempt's 6.0 s of training and 0.5 s of waiting was for steps 61 to 90.
+    assert "20.0 s in all, goodput 50 %; 2 attempts, 60.0 s between them; 30 steps made again" in facts
+    assert "training 10.0 s (50 %)" in facts
+    assert "lost work 2.2 s (11 %)" in facts
+    bar = re.search(r'<svg role="img" aria-label="Where the time went">.*?</svg>', page)[0]
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)%"', bar)]
+    assert sum(widths) == pytest.approx(100, abs=0.05)
+    assert len(widths) == 6
 
 
-def test_what_came_after_training_counts(tmp_path):
+def test_the_verdict_on_the_time_is_below_the_bar(tmp_path):
+    figure = section(render_report(read_run(write_run(tmp_path))), "facts").split('<figure class="time">')[1]
+    assert "<p>Compiling took 20 % of a short run (10 s).</p></figure>" in figure
+
+
+def test_a_run_without_a_ledger_has_no_bar(tmp_path):
     write_run(tmp_path)
-    path = tmp_path / "summary.json"
-    summary = json.loads(path.read_text())
-    summary["seconds"] |= {"analyse": 2.0, "total": 12.0}
-    path.write_text(json.dumps(summary))
-    facts = text_of(section(render_report(read_run(tmp_path)), "facts"))
-    assert "12.0 s in all, goodput 50 %" in facts
-    assert "analysis 2.0 s (17 %)" in facts
+    (tmp_path / "goodput.jsonl").unlink()
+    page = render_report(read_run(tmp_path))
+    assert "Where the time went" not in page
+    assert "trained in" not in page
 
 
 def test_the_page_is_of_the_result_and_not_of_another_checkpoint(tmp_path):
@@ -119,7 +127,6 @@ def test_a_run_that_has_not_ended_has_a_page(tmp_path):
         "num_params": 5,
         "num_bad_examples": 2,
         "best": None,
-        "seconds": {},
     }
     (tmp_path / "summary.json").write_text(json.dumps(interrupted))
     page = render_report(read_run(tmp_path))
@@ -164,11 +171,14 @@ def test_hostile_names_stay_text(tmp_path):
     names = [HOSTILE + str(k) for k in range(12)]
     session = {**MANIFEST["sessions"][0], "command": ["mlvlab", "train", HOSTILE], "devices": [f"gpu:0 {HOSTILE}"]}
     session |= dict.fromkeys(("started", "python", "machine"), HOSTILE)
+    attempt = {**ATTEMPT, "seconds": {**ATTEMPT["seconds"], HOSTILE: 1.0}, "ended": HOSTILE}
     session |= {"versions": {"mlvlab_jax": HOSTILE, "jax": HOSTILE}, "git": {"commit": HOSTILE, "dirty": True}}
     manifest = {**MANIFEST, "sessions": [session], "data": {"origin": HOSTILE, HOSTILE: HOSTILE}}
     manifest["data_version"] = [{"path": HOSTILE, "md5": HOSTILE, "revision": HOSTILE, "dirty": True}]
     manifest["config_hash"] = manifest["seed"] = HOSTILE
-    folder = write_run(tmp_path / "<b>run", class_names=names, manifest=manifest, thumbnails=False)
+    folder = write_run(tmp_path / "<b>run", class_names=names, manifest=manifest, attempts=[attempt], thumbnails=False)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "verdict": HOSTILE}))
     path = folder / "evaluation" / "test" / "evaluation.json"
     content = json.loads(path.read_text())
     content["slices"] = {HOSTILE: [{**content["slices"]["brightness"][0], "value": HOSTILE}]}
