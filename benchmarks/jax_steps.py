@@ -8,6 +8,7 @@ Needs this package's models, optim and engine.step, and none of the libraries th
 
 import dataclasses
 import gc
+import importlib.util
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -26,16 +27,18 @@ from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.config.schema import MeshConfig, PipelineConfig, TrainingConfig
 from mlvlab_jax.engine.mesh import batch_sharding, make_mesh
 from mlvlab_jax.engine.state import TrainState, create_state
-from mlvlab_jax.engine.step import compile_train_step, make_train_step
+from mlvlab_jax.engine.step import SCALARS, compile_train_step, make_train_step
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import make_optimizer
 from mlvlab_jax.optim.horizon import Horizon
 from mlvlab_jax.plugins import MODELS, OPTIMIZERS, SCHEDULES, PluginTable, Spec
-from mlvlab_jax.trees import map_with_name
+from mlvlab_jax.trees import count_elements, map_with_name
 from mlvlab_jax.types import ImageSpec
 
-#: A step as compiled: takes the carried arrays and gives them back updated, and the loss of the batch.
+#: A step as compiled: takes the carried arrays, gives them back updated, and what it says of the batch.
 Step = Callable[[Any], tuple[Any, jax.Array]]
+#: Numbers by name of what a step says.
+Read = Callable[[jax.Array], dict[str, float]]
 
 
 def make_spec(table: PluginTable, name: str, **params: object) -> Spec:
@@ -50,7 +53,7 @@ class Side:
     model: Model
     state: TrainState
     layout: TrainState
-    train_step: Callable[..., Any]
+    train_step: Any
     batch: dict[str, Any]
     steps: dict[str, tuple[Step, Any]] = dataclasses.field(default_factory=dict)
 
@@ -68,12 +71,7 @@ def make_side(case: Case) -> Side:
     )
     pipeline = params_from(PipelineConfig, {"mean": [MEAN], "std": [STD]})
     mesh = make_mesh(params_from(MeshConfig, {}))
-    model = MODELS.build(
-        make_spec(MODELS, case.network, **case.params),
-        num_classes=case.num_classes,
-        image=ImageSpec(*case.image),
-        dtype=jnp.dtype(case.precision),
-    )
+    model = make_model(case, training, mesh.devices.flat[0])
     adamw = make_spec(OPTIMIZERS, "adamw", weight_decay=WEIGHT_DECAY)
     horizon = Horizon(num_steps=100_000, steps_per_epoch=1000.0, steps_per_eval=1000.0)
     optimizer = make_optimizer(adamw, make_spec(SCHEDULES, "constant", warmup_epochs=0.0), training, horizon)
@@ -83,6 +81,15 @@ def make_side(case: Case) -> Side:
     batch = jax.device_put(make_batch(case), batch_sharding(mesh))
     step = compile_train_step(make_train_step(model, optimizer, training, pipeline), layout, mesh)
     return Side(case, model, dataclasses.replace(state, variables=variables), layout, step, batch)
+
+
+def make_model(case: Case, training: TrainingConfig, device: Any) -> Model:
+    """The case's network, as the trainer would build it for the device."""
+    spec, image = make_spec(MODELS, case.network, **case.params), ImageSpec(*case.image)
+    if importlib.util.find_spec("mlvlab_jax.models.build"):
+        build = importlib.import_module("mlvlab_jax.models.build").build_model
+        return build(spec, training=training, num_classes=case.num_classes, image=image, device=device)
+    return MODELS.build(spec, num_classes=case.num_classes, image=image, dtype=jnp.dtype(case.precision))
 
 
 def make_batch(case: Case) -> dict[str, np.ndarray]:
@@ -103,8 +110,8 @@ def loss_of(model: Model, params: Any, model_state: Any, image: jax.Array, label
     return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(), model_state
 
 
-def bare_step(side: Side) -> tuple[Callable[..., Any], Any]:
-    """A step as one would write it by hand, and what it carries at the start."""
+def bare_step(side: Side) -> tuple[Step, Any, Read]:
+    """A step as one would write it by hand, what it carries at the start, and how to read it."""
     model, image, label = side.model, side.pixels, side.batch["label"]
 
     def decays(tree: Any) -> Any:
@@ -123,18 +130,18 @@ def bare_step(side: Side) -> tuple[Callable[..., Any], Any]:
     params, model_state = jax.tree.map(jnp.copy, (side.state.variables.params, side.state.variables.state))
     carried = (params, model_state, optimizer.init(params))
     compiled = jax.jit(step, donate_argnums=0).lower(carried, image, label).compile()
-    return lambda carried: compiled(carried, image, label), carried
+    return lambda carried: compiled(carried, image, label), carried, lambda loss: {"loss": float(loss)}
 
 
-def our_step(side: Side) -> tuple[Step, Any]:
-    """The engine's step, and a copy of the state."""
+def our_step(side: Side) -> tuple[Step, Any, Read]:
+    """The engine's step, a copy of the state, and how to read it."""
     compiled = side.train_step.lower(side.state, side.batch).compile()
 
-    def step(state: TrainState) -> tuple[TrainState, jax.Array]:
-        state, scalars = compiled(state, side.batch)
-        return state, scalars[0] / side.case.batch_size
+    def read(scalars: jax.Array) -> dict[str, float]:
+        told = dict(zip(SCALARS, map(float, scalars), strict=True))
+        return {"loss": told["loss_sum"] / told["num_examples"], "grad_norm": told["grad_norm"]}
 
-    return step, jax.tree.map(jnp.copy, side.state)
+    return lambda state: compiled(state, side.batch), jax.tree.map(jnp.copy, side.state), read
 
 
 KINDS = {"ours": our_step, "bare": bare_step}
@@ -149,19 +156,20 @@ def describe() -> dict[str, object]:
     return {"platform": device.platform, "device": device.device_kind, "versions": versions}
 
 
-def make(case: dict[str, Any], weights: str) -> dict[str, object]:
+def make(case: dict[str, Any], weights: str | None) -> dict[str, object]:
     """Prepares a case, and writes its weights and batch for the other side.
 
     Args:
         case: `cases.Case` as a tree.
-        weights: Path of the npz to write.
+        weights: Path of the npz to write; None where there is no other side.
     """
     forget()
     side = make_side(Case.from_tree(case))
     _made.append(side)
-    named = _rename(side, side.state.variables.params)
-    np.savez(weights, image=np.asarray(side.pixels), label=np.asarray(side.batch["label"]), **named)
-    return {"num_params": int(sum(values.size for values in named.values()))}
+    if weights:
+        named = _rename(side, side.state.variables.params)
+        np.savez(weights, image=np.asarray(side.pixels), label=np.asarray(side.batch["label"]), **named)
+    return {"num_params": count_elements(side.state.variables.params)}
 
 
 def check(gradients: str | None) -> dict[str, float]:
@@ -175,28 +183,37 @@ def check(gradients: str | None) -> dict[str, float]:
     return {"loss": float(loss), "grad_norm": float(optax.tree.norm(grads))}
 
 
-def prepare(kind: str) -> dict[str, object]:
-    """Compiles a step and makes two of them; seconds of the compilation, and the losses before each update."""
+def prepare(label: str, kind: str, changes: dict[str, object]) -> dict[str, object]:
+    """Compiles a step and makes two of them; seconds of the compilation, and the loss before each update.
+
+    Args:
+        label: What `run` will call it.
+        kind: One of `KINDS`.
+        changes: Parameters of the network that differ from the case's.
+    """
+    side = _made[0]
+    if changes:
+        side = make_side(dataclasses.replace(side.case, params={**side.case.params, **changes}))
     started = time.perf_counter()
-    step, carried = KINDS[kind](_made[0])
+    step, carried, read = KINDS[kind](side)
     seconds = time.perf_counter() - started
-    losses = []
+    told = []
     for _ in range(2):
-        carried, loss = step(carried)
-        losses.append(float(loss))
-    _made[0].steps[kind] = (step, carried)
-    return {"compile_s": seconds, "losses": losses}
+        carried, scalars = step(carried)
+        told.append(read(scalars))
+    _made[0].steps[label] = (step, carried)
+    return {"compile_s": seconds, "updates": told}
 
 
-def run(kind: str, num_steps: int) -> float:
+def run(label: str, num_steps: int) -> float:
     """Seconds of so many steps, the device's work included."""
-    step, carried = _made[0].steps[kind]
+    step, carried = _made[0].steps[label]
     started = time.perf_counter()
     for _ in range(num_steps):
-        carried, loss = step(carried)
-    jax.block_until_ready((carried, loss))
+        carried, scalars = step(carried)
+    jax.block_until_ready((carried, scalars))
     seconds = time.perf_counter() - started
-    _made[0].steps[kind] = (step, carried)
+    _made[0].steps[label] = (step, carried)
     return seconds
 
 
@@ -205,6 +222,25 @@ def save(folder: str, num_saves: int) -> dict[str, object]:
     from checkpoint import measure_saves
 
     return measure_saves(_made[0].state, Path(folder), num_saves=num_saves)
+
+
+def run_trainer(smoke: bool) -> dict[str, object]:
+    """The engine's loop beside a bare one on ViT-S/16, the images held in memory; see trainer_overhead.py."""
+    from trainer_overhead import measure
+
+    from mlvlab_jax.config.load import config_from_tree
+
+    forget()
+    side, count = (16, 64) if smoke else (224, 4096)
+    sizes = {"num_train": count, "num_test": 16, "height": side, "width": side, "channels": 3}
+    tree = {
+        "model": {"name": "vision_transformer", "params": {"variant": "Ti" if smoke else "S", "patch_size": 16}},
+        "data": {"name": "synthetic", "params": sizes},
+        "pipeline": {"validation_fraction": 0.0},
+        "training": {"batch_size": 16 if smoke else 256, "num_epochs": 3, "precision": "bfloat16"},
+        "evaluation": {"every_epochs": 3},
+    }
+    return measure(config_from_tree(tree), num_repeats=1 if smoke else 5)
 
 
 def forget() -> None:
@@ -218,10 +254,10 @@ def _rename(side: Side, tree: Any) -> Named:
     heads = 0
     if side.case.network == "vision_transformer":
         heads = MODELS.entry(side.case.network).params(**params).resolved().num_heads
-    patch = int(params.get("patch_size", 0))  # type: ignore[call-overload]
+    patch: Any = params.get("patch_size", 0)
     return name_for_timm(side.case.network, jax.device_get(tree), num_heads=heads, patch_size=patch)
 
 
 if __name__ == "__main__":
-    handlers = (describe, make, check, prepare, run, save, forget)
+    handlers = (describe, make, check, prepare, run, save, run_trainer, forget)
     answer_requests({handler.__name__: handler for handler in handlers})

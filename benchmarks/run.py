@@ -11,12 +11,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = (
-    *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
+    *("step_time", "trainer_overhead", "checkpoint", "startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
@@ -39,12 +40,15 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=BENCHMARKS, help=f"which of {', '.join(BENCHMARKS)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(BENCHMARKS)}; default all")
+    names = parser.parse_args(arguments).names
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        parser.error(f"there is no benchmark {', '.join(unknown)}; expected some of {', '.join(BENCHMARKS)}")
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    for name in parser.parse_args().names:
+    for name in names or BENCHMARKS:
         command = [sys.executable, str(HERE / f"{name}.py")]
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, cwd=HERE.parent

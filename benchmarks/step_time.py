@@ -4,13 +4,15 @@ The sides are two processes that take turns; the one that is not timed sleeps in
 and gradient at the same weights on the same batch, which must agree to 1e-4, and the loss after one update to 1e-3.
 C3 (the depthwise block) waits for a network that has one.
 
-The peer needs an interpreter with benchmarks/requirements-torch.txt: --torch-python PATH, TORCH_PYTHON, or --make-torch.
+The peer needs an interpreter with what benchmarks/requirements-torch.txt lists: --torch-python PATH, TORCH_PYTHON, or
+--make-torch, which makes one.
 """
 
 import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from cases import Case
@@ -37,8 +39,8 @@ def measure_case(case: Case, ours: Worker, peer: Worker | None, *, quick: bool) 
     """How equal the sides are, seconds of compilation, milliseconds a step by kind and the ratios."""
     pair = Pair(case, ours, peer, TIMEOUT_S)
     kinds = (*OURS, *(PEERS if peer else ()))
-    equal = pair.make(compare_gradients=True)
-    prepared = pair.prepare(kinds)
+    equal = pair.make(check=True)
+    prepared = pair.prepare(kinds, together=False)
     num_repeats, turn_s = (1, 0.0) if quick else (NUM_REPEATS, TURN_S)
     times = pair.time(kinds, num_repeats=num_repeats, turn_s=turn_s, pause_s=0.0 if quick else PAUSE_S)
     return {
@@ -50,16 +52,21 @@ def measure_case(case: Case, ours: Worker, peer: Worker | None, *, quick: bool) 
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default all")
     parser.add_argument("--torch-python", help="interpreter with PyTorch and timm; default TORCH_PYTHON")
-    parser.add_argument("--make-torch", action="store_true", help="make that interpreter's environment if there is none")
+    parser.add_argument("--make-torch", action="store_true", help="make its environment if there is none")
     parser.add_argument("--quick", action="store_true", help="tiny networks, one turn: whether it runs, no numbers")
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     python, told = find_torch_python(parsed.torch_python, make=parsed.make_torch)
     results: dict[str, Any] = {"peer": told}
     summary: dict[str, Any] = {} if python else {"torch": f"left out: {told}"}
-    for name, case in (QUICK_CASES if parsed.quick else CASES).items():
+    known = QUICK_CASES if parsed.quick else CASES
+    if unknown := sorted(set(parsed.names) - set(known)):
+        parser.error(f"there is no case {', '.join(unknown)}; expected some of {', '.join(known)}")
+    for name in parsed.names or known:
+        case = known[name]
         with start_jax() as ours:
             if python is None:
                 results[name] = measure_case(case, ours, None, quick=parsed.quick)

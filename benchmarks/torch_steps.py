@@ -181,23 +181,28 @@ def check(gradients: str | None) -> dict[str, float]:
     if gradients:
         np.savez(gradients, **grads)
     norm = float(np.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in grads.values())))
-    return {"loss": float(loss), "grad_norm": norm}
+    return {"loss": float(loss.detach()), "grad_norm": norm}
 
 
-def prepare(kind: str) -> dict[str, object]:
-    """Makes a step and takes two; seconds of the first, which compiles, and the losses before each update."""
+def prepare(label: str, kind: str) -> dict[str, object]:
+    """Makes a step and takes two; seconds of the first, which compiles, and the loss before each update.
+
+    Args:
+        label: What `run` will call it.
+        kind: torch_eager or torch_compile.
+    """
     step = make_step(_made[0], compiled=kind == "torch_compile")
     started = time.perf_counter()
-    losses = [float(step())]
+    told = [{"loss": float(step())}]
     seconds = time.perf_counter() - started
-    losses.append(float(step()))
-    _made[0].steps[kind] = step
-    return {"compile_s": seconds, "losses": losses}
+    told.append({"loss": float(step())})
+    _made[0].steps[label] = step
+    return {"compile_s": seconds, "updates": told}
 
 
-def run(kind: str, num_steps: int) -> float:
+def run(label: str, num_steps: int) -> float:
     """Seconds of so many steps, the device's work included."""
-    step = _made[0].steps[kind]
+    step = _made[0].steps[label]
     synchronize()
     started = time.perf_counter()
     for _ in range(num_steps):

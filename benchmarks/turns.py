@@ -1,5 +1,6 @@
 """Measures that take turns, in this process or in others, and what is said of them. Needs numpy at most."""
 
+import contextlib
 import json
 import os
 import select
@@ -48,15 +49,31 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            assert self._process.stdin
-            self._process.stdin.close()
+            self.close()
         else:
-            self._process.kill()
+            self.kill()
+
+    def close(self) -> None:
+        """Lets the process end by itself, and ends it if it does not."""
+        self._hang_up()
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
         self._answers.close()
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.wait()
+        self._hang_up()
+        self._answers.close()
+
+    def _hang_up(self) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def ask(self, do: str, *, timeout_s: float = 1800.0, **what: object) -> Any:
         """Asks and waits for the answer.

@@ -1,7 +1,7 @@
 """The answering side of a benchmark's second process: one JSON object a line in, one out. Needs the standard library.
 
-Answers go to a pipe of their own, whose number is in BENCHMARK_ANSWERS: libraries print when they like. Between two requests the process
-sleeps in a read, so the other side has the machine to itself.
+Answers go to a pipe of their own, whose number is in BENCHMARK_ANSWERS: libraries print when they like. Between two
+requests the process sleeps in a read, so the other side has the machine to itself.
 """
 
 import json
