@@ -10,9 +10,6 @@ from cases import Case, count_vit_flops
 from pairs import REQUESTS, Pair
 from turns import Worker, WorkerError, compare, sum_up
 
-from mlvlab_jax.hardware import find_hardware
-from mlvlab_jax.models.vit import VisionTransformerParams
-
 NUM_REPEATS, TURN_S, PAUSE_S = 6, 0.8, 0.05
 
 
@@ -48,12 +45,12 @@ _SIZES = {"vit_s": (384, 12, 1536), "vit_b": (768, 12, 3072), "vit_l": (1024, 24
 
 @dataclasses.dataclass
 class Suite:
-    """What the parts work with. peer: None where there is none. device: as jax names it."""
+    """What the parts work with. peer: None where there is none. about: what our side says of itself."""
 
     cases: Mapping[str, Case]
     ours: Worker
     peer: Worker | None
-    device: str
+    about: Mapping[str, Any]
     smoke: bool
     timeout_s: float = 600.0
 
@@ -131,10 +128,9 @@ def _ratio(ms: Mapping[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(compare(ms[slow], ms[fast]))
 
 
-def _find_missing(kind: str) -> str | None:
+def _find_missing(suite: Suite, kind: str) -> str | None:
     """Words, where this version's transformer lacks the field that the kind changes."""
-    known = {field.name for field in dataclasses.fields(VisionTransformerParams)}
-    lacking = [name for name in REQUESTS[kind].get("changes", {}) if name not in known]
+    lacking = [name for name in REQUESTS[kind].get("changes", {}) if name not in suite.about["fields"]]
     return f"this version has no model.params.{lacking[0]}" if lacking else None
 
 
@@ -142,8 +138,8 @@ def _measure_against_torch(name: str, **more: str) -> Callable[[Suite], dict[str
     """Ours and the peer's; more: further kinds, and the goal that each is for."""
 
     def measure(suite: Suite) -> dict[str, Any]:
-        left_out = {goal: words for kind, goal in more.items() if (words := _find_missing(kind))}
-        kept = [kind for kind in more if not _find_missing(kind)]
+        left_out = {goal: words for kind, goal in more.items() if (words := _find_missing(suite, kind))}
+        kept = [kind for kind in more if not _find_missing(suite, kind)]
         found = suite.compare_steps(name, "ours", *kept, "torch_compile") | {"left_out": left_out}
         if suite.peer is None:
             found["left_out"] |= {f"{name} beside timm": "no interpreter with PyTorch and timm"}
@@ -151,7 +147,8 @@ def _measure_against_torch(name: str, **more: str) -> Callable[[Suite], dict[str
             with tempfile.TemporaryDirectory() as folder:
                 saves = 2 if suite.smoke else 4
                 found["saves"] = suite.ours.ask("save", folder=folder, num_saves=saves, timeout_s=suite.timeout_s)
-        return found | {"name": name, "device": suite.device, "spread": {k: sum_up(v) for k, v in found["ms"].items()}}
+        spread = {kind: sum_up(values) for kind, values in found["ms"].items()}
+        return found | {"name": name, "peak_flops": suite.about["peak_flops"], "spread": spread}
 
     return measure
 
@@ -167,11 +164,10 @@ def _rate_rows(
         theirs = 1e3 * measured["batch_size"] / statistics.median(ms["torch_compile"])
         yield make_row(goal_id, f"{words}: timm, images/s, batch {measured['batch_size']}", theirs)
     yield make_row(goal_id, f"{words}: ours, images/s", images_a_second, goal=rate)
-    hardware = find_hardware(measured["device"])
-    if hardware and measured["name"] in _SIZES:
+    if measured["peak_flops"] and measured["name"] in _SIZES:
         hidden, layers, mlp = _SIZES[measured["name"]]
         flops = count_vit_flops(hidden_size=hidden, num_layers=layers, mlp_dim=mlp, num_patches=196, patch_dim=768)
-        share = images_a_second * flops / hardware.bfloat16_flops
+        share = images_a_second * flops / measured["peak_flops"]
         floor, goal = (0.38, 0.45) if goal_id == "G3" else (None, None)
         yield make_row(goal_id, f"{words}: MFU at {flops / 1e9:.1f} GFLOP an image", share, floor=floor, goal=goal)
 
@@ -210,7 +206,7 @@ def _rows_g4(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _measure_long_attention(suite: Suite) -> dict[str, Any]:
-    if words := _find_missing("xla_attention"):
+    if words := _find_missing(suite, "xla_attention"):
         raise LeftOut(words)
     return suite.compare_steps("vit_b_384", "ours", "xla_attention")
 

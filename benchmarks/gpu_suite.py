@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def start() -> Suite:
         worker = waiting.pop() if waiting else start_jax({"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE})
         peer = start_torch(python) if python else None
-        return Suite(SMOKE_CASES if parsed.smoke else CASES, worker, peer, ours["device"], smoke=parsed.smoke)
+        return Suite(SMOKE_CASES if parsed.smoke else CASES, worker, peer, ours, smoke=parsed.smoke)
 
     names = parsed.only.split(",") if parsed.only else list(PARTS)
     run_parts(names, report, start, budget_s=parsed.budget_s)

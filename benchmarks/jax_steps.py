@@ -28,6 +28,7 @@ from mlvlab_jax.config.schema import MeshConfig, PipelineConfig, TrainingConfig
 from mlvlab_jax.engine.mesh import batch_sharding, make_mesh
 from mlvlab_jax.engine.state import TrainState, create_state
 from mlvlab_jax.engine.step import SCALARS, compile_train_step, make_train_step
+from mlvlab_jax.hardware import find_hardware
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import make_optimizer
 from mlvlab_jax.optim.horizon import Horizon
@@ -150,10 +151,16 @@ _made: list[Side] = []
 
 
 def describe() -> dict[str, object]:
-    """Device and versions."""
+    """Device, its peak in bfloat16 (None: not known), versions, and the fields that a transformer has here."""
     device = jax.devices()[0]
-    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-    return {"platform": device.platform, "device": device.device_kind, "versions": versions}
+    hardware = find_hardware(device.device_kind)
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "peak_flops": hardware and hardware.bfloat16_flops,
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        "fields": [field.name for field in dataclasses.fields(MODELS.entry("vision_transformer").params)],
+    }
 
 
 def make(case: dict[str, Any], weights: str | None) -> dict[str, object]:

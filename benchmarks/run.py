@@ -50,8 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results.mkdir(exist_ok=True)
     for name in names or BENCHMARKS:
         command = [sys.executable, str(HERE / f"{name}.py")]
+        # This checkout is measured, whatever is installed.
+        paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, cwd=HERE.parent
+            command,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+            cwd=HERE.parent,
         )
         measured = json.loads(done.stdout.splitlines()[-1])
         report = {"command": f"python benchmarks/run.py {name}", **describe_machine(), **measured}

@@ -40,7 +40,7 @@ def test_make_bench_runs_files_that_exist():
 
 
 def run_quick(name: str, tmp_path, *arguments: str) -> dict:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": ""}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     environment.pop("TORCH_PYTHON", None)
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
