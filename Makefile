@@ -36,8 +36,10 @@ format: $(INSTALLED)  ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## measure, and write benchmarks/results/
+bench: $(INSTALLED)  ## measure, and write benchmarks/results/ and README's table
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/table.py --write
+	$(BIN)/python benchmarks/plot.py
 
 golden: $(INSTALLED)  ## write the golden files of the shipped configurations anew
 	$(BIN)/python tests/golden/refresh.py

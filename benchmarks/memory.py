@@ -4,6 +4,7 @@ The Fashion-MNIST run makes half an epoch, with its evaluations, checkpoints and
 It needs the prepared data set in the folder TFDS_DATA_DIR names (default ~/tensorflow_datasets), else it is left out.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -29,6 +30,7 @@ def peak_rss_mb(config: str, overrides: list[str]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     data_dir = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     results = {}
     for config, overrides in RUNS.items():

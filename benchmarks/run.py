@@ -11,14 +11,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = (
-    *("trainer_overhead", "telemetry_cost", "steps_per_dispatch", "startup", "memory", "data_loading", "tracker_down"),
+    *("step_time", "trainer_overhead", "telemetry_cost", "steps_per_dispatch", "compile_time", "checkpoint"),
+    *("startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
-    "compile_time",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
@@ -40,15 +41,26 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=BENCHMARKS, help=f"which of {', '.join(BENCHMARKS)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(BENCHMARKS)}; default all")
+    names = parser.parse_args(arguments).names
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        parser.error(f"there is no benchmark {', '.join(unknown)}; expected some of {', '.join(BENCHMARKS)}")
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    for name in parser.parse_args().names:
+    for name in names or BENCHMARKS:
         command = [sys.executable, str(HERE / f"{name}.py")]
+        # This checkout is measured, whatever is installed.
+        paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, cwd=HERE.parent
+            command,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+            cwd=HERE.parent,
         )
         measured = json.loads(done.stdout.splitlines()[-1])
         report = {"command": f"python benchmarks/run.py {name}", **describe_machine(), **measured}

@@ -5,6 +5,7 @@ would be counted as lost by the server. Load is wrk's where throughput is measur
 the asyncio client, which also makes the overload, as it times each reply by its status.
 """
 
+import argparse
 import asyncio
 import contextlib
 import functools
@@ -252,6 +253,7 @@ def measure_memory(folder: Path, package: Path, picture: Path) -> dict[str, Any]
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = {model: write_picture(folder / f"{model}.png", model) for model in MODELS}

@@ -2,6 +2,7 @@
 configuration error.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -32,6 +33,7 @@ def wall_seconds(command: list[str]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     cold, warm = [], []
     for _ in range(REPEATS):
         with tempfile.TemporaryDirectory() as cache:

@@ -4,6 +4,7 @@ The lock is held by another connection for the whole run, and short runs exagger
 the same in a run of any length.
 """
 
+import argparse
 import json
 import sqlite3
 import statistics
@@ -25,6 +26,7 @@ def train(workdir: Path, *overrides: str) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "mlflow.db"
         mlflow = f'{{name: mlflow, params: {{uri: "sqlite:///{database}", finish_timeout_s: 0.1}}}}'

@@ -6,15 +6,19 @@ Both run the same update function on the same images; order A B B A; the ratio i
 the speed of a shared machine drifts by ten percent within a minute.
 """
 
+import argparse
 import json
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from turns import ROOT, alternate, compare
 
 from mlvlab_jax.config.load import load_config
 from mlvlab_jax.config.schema import Config
@@ -58,8 +62,11 @@ def bare_steps_per_second(config: Config, experiment: Experiment) -> float:
     return (experiment.horizon.num_steps - 1) / (time.perf_counter() - started)
 
 
-def our_steps_per_second(config: Config, experiment: Experiment) -> float:
-    """The engine's loop, from the end of the first step to that of the last but one; evaluation comes later."""
+def our_steps_per_second(config: Config, experiment: Experiment, waits: list[float]) -> float:
+    """The engine's loop, from the end of the first step to that of the last but one; evaluation comes later.
+
+    The share of that time that went into waiting for input is added to `waits`.
+    """
     last, times = experiment.horizon.num_steps - 1, {}
     with tempfile.TemporaryDirectory() as folder:
         tracker = make_tracker(config.tracking.trackers, workdir=Path(folder))
@@ -67,7 +74,7 @@ def our_steps_per_second(config: Config, experiment: Experiment) -> float:
         with store, AttemptLog(Path(folder)) as attempt:
             attempt.begin(config, in_memory=True, first_step=0, note=print)
             quarantine = Quarantine(None, sizes={}, max_bad_fraction=0.0)
-            trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, {})
+            trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, tags={})
             trainer.state = jax.tree.map(lambda x: x.copy(), experiment.state)
 
             def note_time(step: int) -> bool:
@@ -77,24 +84,35 @@ def our_steps_per_second(config: Config, experiment: Experiment) -> float:
                 return False
 
             trainer.train(note_time)
+            seconds = attempt.clock.read()
         tracker.finish()
+    waits.append(seconds["input"] / (seconds["input"] + seconds["train"]))
     return (last - 1) / (times[last] - times[1])
 
 
-def main() -> None:
+def measure(config: Config, *, num_repeats: int) -> dict[str, Any]:
+    """Steps a second of both in each turn, their ratios, and the share of time that ours waited for input."""
+    experiment = make_experiment(config)
+    waits: list[float] = []
+    measures = {
+        "ours": lambda: our_steps_per_second(config, experiment, waits),
+        "bare": lambda: bare_steps_per_second(config, experiment),
+    }
+    rates = alternate(measures, num_repeats=num_repeats)
+    ratios = compare(rates["ours"], rates["bare"])
+    return {"steps_per_second": rates, "ours_over_bare": ratios, "input_wait": statistics.median(waits)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short turn of one model: whether it runs, no numbers")
+    quick = parser.parse_args(arguments).quick
     enable_compile_cache(compile_cache_folder())
     results = {}
-    for name, num_epochs in CONFIGS.items():
+    for name, num_epochs in ({"digits": 0.3} if quick else CONFIGS).items():
         overrides = [f"training.num_epochs={num_epochs}", f"evaluation.every_epochs={num_epochs}"]
-        config = load_config([Path("configs") / f"{name}.yaml"], overrides).config
-        experiment = make_experiment(config)
-        rates: dict[str, list[float]] = {"ours": [], "bare": []}
-        measure = {"ours": our_steps_per_second, "bare": bare_steps_per_second}
-        for repeat in range(REPEATS):
-            for which in ("ours", "bare") if repeat % 2 == 0 else ("bare", "ours"):
-                rates[which].append(measure[which](config, experiment))
-        ratios = [ours / bare for ours, bare in zip(rates["ours"], rates["bare"], strict=True)]
-        results[name] = {"steps_per_second": rates, "ours_over_bare": [round(ratio, 4) for ratio in ratios]}
+        config = load_config([ROOT / "configs" / f"{name}.yaml"], overrides).config
+        results[name] = measure(config, num_repeats=1 if quick else REPEATS)
     summary = {name: statistics.median(result["ours_over_bare"]) for name, result in results.items()}
     print(json.dumps({"results": results, "summary": summary}))
 

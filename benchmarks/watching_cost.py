@@ -4,6 +4,7 @@ The same requests at the same times go to servers that differ in how they are wa
 of the server nobody watches, in the order A B C D D C B A.
 """
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -55,6 +56,7 @@ def load(server: Server, request: bytes) -> list[Reply]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         package, picture = make_package(folder, "tiny", num_train=5000), write_picture(folder / "picture.png", "tiny")

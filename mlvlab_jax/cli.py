@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
     "serve": ("serve", "answer over HTTP with a model of the registry, or with a package"),
+    "bench": ("bench", "measure speed beside other libraries, in a checkout"),
     "report": ("report_run", "write one page about a run"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),
     "data": ("data_page", "look at the training images: data show"),

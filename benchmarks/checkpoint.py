@@ -1,0 +1,92 @@
+"""Goal C10: how long a save stops training when it goes on behind it, over one that is waited for.
+
+The state is that of ViT-S/16 with AdamW (264 MB), saved by the engine's CheckpointStore. "asynchronous": seconds in
+`save`, until training may change the state. "synchronous": until it is on disk. "slowed": a product of matrices while a
+save goes on behind it, over the same without; where the cores are few this is paid as well. In turns, A B B A.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.config.schema import CheckpointConfig
+from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.state import TrainState
+
+NUM_SAVES = 8
+#: Its product takes about as long as a training step of a small network.
+WORK_SIZE = 1024
+
+
+def measure_saves(state: TrainState, folder: Path, *, num_saves: int) -> dict[str, Any]:
+    """Seconds that each save stopped training, by kind, the first of each left out; and the size of the state."""
+    work = jax.jit(lambda x: x @ x / WORK_SIZE)
+    array = jnp.ones((WORK_SIZE, WORK_SIZE))
+    found: dict[str, list[float]] = {"asynchronous": [], "synchronous": [], "working": [], "idle": []}
+    with CheckpointStore(folder, params_from(CheckpointConfig, {}), mode="min") as store:
+        for step, kind in enumerate(_order(num_saves + 1), 1):
+            idle = _seconds_of(lambda: jax.block_until_ready(work(array)))
+            started = time.perf_counter()
+            store.save(state, {}, step=step, monitored=None)
+            if kind == "synchronous":
+                store.wait()
+            seconds = time.perf_counter() - started
+            working = _seconds_of(lambda: jax.block_until_ready(work(array)))
+            store.wait()
+            if step > 2:
+                found[kind].append(seconds)
+                if kind == "asynchronous":
+                    found["idle"].append(idle)
+                    found["working"].append(working)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return {"state_bytes": size, "seconds": {name: [round(s, 6) for s in values] for name, values in found.items()}}
+
+
+def _order(num_saves: int) -> Iterator[str]:
+    for repeat in range(num_saves):
+        kinds = ("asynchronous", "synchronous")
+        yield from kinds if repeat % 2 == 0 else reversed(kinds)
+
+
+def _seconds_of(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    for _ in range(8):
+        call()
+    return (time.perf_counter() - started) / 8
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    from cases import Case
+    from jax_steps import make_side
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tiny state, one turn: whether it runs, no numbers")
+    quick = parser.parse_args(arguments).quick
+    params = {"hidden_size": 16, "num_heads": 2, "num_layers": 1} if quick else {"variant": "S"}
+    case = Case("vision_transformer", {**params, "patch_size": 16}, (224, 224, 3), 1000, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure_saves(make_side(case).state, Path(folder), num_saves=1 if quick else NUM_SAVES)
+    median = {name: statistics.median(values) for name, values in measured["seconds"].items()}
+    summary = {
+        "C10_blocked": round(median["asynchronous"] / median["synchronous"], 4),
+        "asynchronous_ms": round(1e3 * median["asynchronous"], 2),
+        "synchronous_ms": round(1e3 * median["synchronous"], 2),
+        "slowed": round(median["working"] / median["idle"], 3),
+    }
+    pairs = zip(measured["seconds"]["asynchronous"], measured["seconds"]["synchronous"], strict=True)
+    ratios = {"C10_blocked": [round(a / b, 4) for a, b in pairs]}
+    print(json.dumps({"results": {**measured, "ratios": ratios}, "summary": summary}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Goals C1 and C2: our training step beside bare JAX, PyTorch's eager mode and torch.compile; same network and weights.
+
+The sides are two processes that take turns; the one that is not timed sleeps in a read. Before that, both compute loss
+and gradient at the same weights on the same batch, which must agree to 1e-4, and the loss after one update to 1e-3.
+C3 (the depthwise block) waits for a network that has one.
+
+The peer needs an interpreter with what benchmarks/requirements-torch.txt lists: --torch-python PATH, TORCH_PYTHON, or
+--make-torch, which makes one.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cases import Case
+from pairs import Pair, rates_over, start_jax, start_torch
+from torch_python import find_torch_python
+from turns import Worker, sum_up
+
+OURS, PEERS = ("ours", "bare"), ("torch_eager", "torch_compile")
+NUM_REPEATS, TURN_S, PAUSE_S, TIMEOUT_S = 7, 3.0, 0.3, 1200.0
+_SMALL_VIT = {"hidden_size": 128, "num_heads": 4, "num_layers": 6, "patch_size": 4}
+_TINY_VIT = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "patch_size": 4}
+CASES = {
+    "C1_vit_28": Case("vision_transformer", _SMALL_VIT, (28, 28, 1), 10, 128),
+    "C1_vit_s_224": Case("vision_transformer", {"variant": "S", "patch_size": 16}, (224, 224, 3), 1000, 16),
+    "C2_resnet18_32": Case("resnet", {"depth": 18, "stem": "small"}, (32, 32, 3), 10, 32),
+}
+QUICK_CASES = {
+    "C1_tiny": Case("vision_transformer", _TINY_VIT, (8, 8, 1), 10, 4),
+    "C2_tiny": Case("resnet", {"depth": 18, "stem": "small"}, (8, 8, 3), 10, 4),
+}
+
+
+def measure_case(case: Case, ours: Worker, peer: Worker | None, *, quick: bool) -> dict[str, Any]:
+    """How equal the sides are, seconds of compilation, milliseconds a step by kind and the ratios."""
+    pair = Pair(case, ours, peer, TIMEOUT_S)
+    kinds = (*OURS, *(PEERS if peer else ()))
+    equal = pair.make(check=True)
+    prepared = pair.prepare(kinds, together=False)
+    num_repeats, turn_s = (1, 0.0) if quick else (NUM_REPEATS, TURN_S)
+    times = pair.time(kinds, num_repeats=num_repeats, turn_s=turn_s, pause_s=0.0 if quick else PAUSE_S)
+    return {
+        "case": repr(case),
+        "equal": equal,
+        "prepared": prepared,
+        "milliseconds_a_step": times,
+        "our_rate_over": rates_over(times),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default all")
+    parser.add_argument("--torch-python", help="interpreter with PyTorch and timm; default TORCH_PYTHON")
+    parser.add_argument("--make-torch", action="store_true", help="make its environment if there is none")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, one turn: whether it runs, no numbers")
+    parsed = parser.parse_args(arguments)
+    python, told = find_torch_python(parsed.torch_python, make=parsed.make_torch)
+    results: dict[str, Any] = {"peer": told}
+    summary: dict[str, Any] = {} if python else {"torch": f"left out: {told}"}
+    known = QUICK_CASES if parsed.quick else CASES
+    if unknown := sorted(set(parsed.names) - set(known)):
+        parser.error(f"there is no case {', '.join(unknown)}; expected some of {', '.join(known)}")
+    for name in parsed.names or known:
+        case = known[name]
+        with start_jax() as ours:
+            if python is None:
+                results[name] = measure_case(case, ours, None, quick=parsed.quick)
+            else:
+                with start_torch(python) as peer:
+                    results[name] = measure_case(case, ours, peer, quick=parsed.quick)
+        for kind, ratios in results[name]["our_rate_over"].items():
+            summary[f"{name}_over_{kind}"] = round(statistics.median(ratios), 3)
+            results[name][f"over_{kind}"] = sum_up(ratios)
+    print(json.dumps({"unit": "our step rate over theirs", "results": results, "summary": summary}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Every benchmark imports and says what it takes; those that have a quick form run it."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.benchmarks.conftest import BENCHMARKS
+from tests.conftest import ROOT
+
+#: Need an interpreter with libraries that this project has not.
+ELSEWHERE = ("onnx_latency", "torch_steps")
+MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_and_explains_its_arguments(name, monkeypatch, capsys):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    if not hasattr(module, "main"):
+        return
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_those_for_other_interpreters_are_python():
+    for name in ELSEWHERE:
+        compile((BENCHMARKS / f"{name}.py").read_text(), name, "exec")
+
+
+def test_make_bench_runs_files_that_exist():
+    run = importlib.import_module("run")
+    assert set(run.BENCHMARKS) <= set(MODULES)
+
+
+def run_quick(name: str, tmp_path, *arguments: str) -> dict:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment.pop("TORCH_PYTHON", None)
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_trainer_overhead_runs(tmp_path):
+    found = run_quick("trainer_overhead", tmp_path)
+    assert found["summary"]["digits"] == found["results"]["digits"]["ours_over_bare"][0] > 0
+    assert 0 < found["results"]["digits"]["input_wait"] < 1
+
+
+def test_checkpoint_runs(tmp_path):
+    found = run_quick("checkpoint", tmp_path)
+    assert found["results"]["state_bytes"] > 100_000
+    assert 0 < found["summary"]["C10_blocked"] == found["results"]["ratios"]["C10_blocked"][0]
+
+
+def test_step_time_runs_without_the_peer_and_says_so(tmp_path):
+    found = run_quick("step_time", tmp_path, "C1_tiny")
+    assert "no interpreter with PyTorch" in found["summary"]["torch"]
+    measured = found["results"]["C1_tiny"]
+    assert set(measured["milliseconds_a_step"]) == {"ours", "bare"}
+    ours, bare = (measured["prepared"][kind]["updates"] for kind in ("ours", "bare"))
+    assert ours[1]["loss"] == pytest.approx(bare[1]["loss"], rel=1e-4)
+    assert ours[1]["loss"] < ours[0]["loss"]
