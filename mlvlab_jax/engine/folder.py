@@ -17,6 +17,7 @@ import yaml
 from mlvlab_jax.config.load import compute_hash, config_from_tree, diff_identity, flatten, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.versions import describe_git
+from mlvlab_jax.engine.distributed import is_first
 from mlvlab_jax.errors import ConfigError, DataError
 from mlvlab_jax.files import exclusive_writer, sha256_file, write_atomic, write_json
 
@@ -117,7 +118,9 @@ def describe_tags(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def write_end(folder: Path, summary: dict[str, Any]) -> None:
-    """Writes summary.json and the timings of this session into manifest.json."""
+    """Writes summary.json and the timings of this session into manifest.json; of several processes the first does."""
+    if not is_first():
+        return
     write_json(folder / "summary.json", summary)
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())

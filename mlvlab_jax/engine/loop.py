@@ -12,13 +12,15 @@ from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import double_buffer
 from mlvlab_jax.data.inspection import check_before_training
 from mlvlab_jax.data.quarantine import Quarantine
-from mlvlab_jax.data.stream import Readers, Shard, train_stream
+from mlvlab_jax.data.stream import Readers, train_stream
 from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.distributed import from_first, is_first
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_end, write_start
-from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.mesh import batch_sharding, process_shard, replicate
 from mlvlab_jax.engine.progress import LateMetrics, Progress
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
+from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import compile_train_step, make_train_step
 from mlvlab_jax.engine.telemetry import PhaseClock
@@ -62,16 +64,17 @@ def run(
     experiment = make_experiment(config)
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
-    manifest = write_start(
-        workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment)
-    )
+    identity, versions = dict(experiment.data.identity), _version_trees(experiment)
+    manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
     with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=config.training.early_stopping.mode) as store:
         quarantine = Quarantine(
             workdir / "quarantine.jsonl",
             sizes={name: len(split) for name, split in experiment.data.splits.items()},
             max_bad_fraction=config.pipeline.max_bad_fraction,
+            writes=is_first(),
         )
-        trainer = Trainer(config, experiment, store, tracker, clock, quarantine, describe_tags(manifest))
+        shared = SharedQuarantine(quarantine)
+        trainer = Trainer(config, experiment, store, tracker, clock, shared, describe_tags(manifest))
         try:
             ended = trainer.train(stop_requested)
             summary = trainer.finish(ended)
@@ -92,7 +95,7 @@ class Trainer:
         store: CheckpointStore,
         tracker: Tracker,
         clock: PhaseClock,
-        quarantine: Quarantine,
+        quarantine: SharedQuarantine,
         tags: Mapping[str, str],
     ) -> None:
         self._config = config
@@ -161,6 +164,7 @@ class Trainer:
         if "test" in splits:
             with self._clock.phase("evaluate"):
                 measured = self._experiment.evaluator(self.best.evaluated, splits["test"], on_bad=self._quarantine.add)
+                self._quarantine.share()
             self.progress = self._reporter.split(self.progress, best_step, "test", measured)
             tested = name_scalars("test", measured)
         return self._summarise(ended, best={"step": best_step} | measured_of(tree["metrics"]) | tested)
@@ -173,7 +177,7 @@ class Trainer:
             num_steps=experiment.horizon.num_steps,
             seed=config.seed,
             first_step=self.progress.step,
-            shard=Shard(jax.process_index(), jax.process_count()),
+            shard=process_shard(experiment.mesh),
             readers=Readers.of(config.pipeline),
             on_bad=self._quarantine.add,
         )
@@ -207,7 +211,7 @@ class Trainer:
         observe = self._experiment.optimizer.observe
         if observe is None:
             return
-        value = jax.device_put(np.float32(measured["loss"]), replicated(self._experiment.mesh))
+        value = replicate(np.float32(measured["loss"]), self._experiment.mesh)
         moved = jax.jit(observe, out_shardings=self._experiment.layout.opt_state)(self.state.opt_state, value)
         self.state = dataclasses.replace(self.state, opt_state=moved)
 
@@ -218,6 +222,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Starts a save of state and progress; the newest loss is checked first, so a lost run is never saved."""
+        self._quarantine.share()
         with self._clock.phase("checkpoint"):
             self._count(self._late.drain())
             step = self.progress.step
