@@ -58,6 +58,12 @@ class DiskError(MlvlabError):
     exit_code = 74
 
 
+class JoinError(MlvlabError):
+    """The processes of a run did not all come together."""
+
+    exit_code = 76
+
+
 class NonFiniteError(MlvlabError):
     """The loss or a parameter became NaN or infinite."""
 

@@ -1,11 +1,13 @@
 """`python -m mlvlab_jax.train --config FILE`: train a model, or go on training it."""
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,36 +32,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="run folder; one that holds a run goes on with it (default: experiments/runs/CONFIG-TIME)",
     )
+    _add_process_arguments(parser)
     parsed = parser.parse_args(arguments)
     return run_configured(parsed, lambda loaded: _train(parsed, loaded))
+
+
+def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several processes", "one run of many; found out by themselves under Slurm, Open MPI, Kubernetes and Cloud TPU"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
+    group.add_argument("--num-processes", type=int, metavar="N", help="processes in all; 1: this one alone")
+    group.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
+    group.add_argument(
+        "--join-timeout-s",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="how long to wait for the others (default: 300)",
+    )
 
 
 def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     from mlvlab_jax.engine.telemetry import PhaseClock
 
     clock = PhaseClock()
-    config, name = loaded.config, loaded.name
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    workdir = parsed.workdir or Path("experiments") / "runs" / f"{name}-{now}"
     with clock.phase("import"):
-        from mlvlab_jax.engine.folder import open_run_folder
+        from mlvlab_jax.engine.distributed import from_first, is_first, join, parse_place
         from mlvlab_jax.report.page import write_report
 
-    with open_run_folder(workdir, config):
-        summary_path = workdir / "summary.json"
-        summary = json.loads(summary_path.read_text()) if summary_path.exists() else {"ended": "interrupted"}
+    config, name = loaded.config, loaded.name
+    place = parse_place(parsed.coordinator, num_processes=parsed.num_processes, process_id=parsed.process_id)
+    join(place, timeout_s=parsed.join_timeout_s)
+    with contextlib.ExitStack() as held:
+        opened = from_first(lambda: _open_folder(parsed.workdir, config, name=name, held=held))
+        workdir, summary = Path(opened["workdir"]), opened["summary"]
         if summary["ended"] == "interrupted":
             summary = _run(config, workdir, clock)
-        else:
+        elif is_first():
             write_report(workdir)
-    _print_summary(summary, workdir, name)
+    if is_first():
+        _print_summary(summary, workdir, name)
     return PREEMPTED_EXIT_CODE if summary["ended"] == "interrupted" else 0
+
+
+def _open_folder(workdir: Path | None, config: Any, *, name: str, held: contextlib.ExitStack) -> dict[str, Any]:
+    """Where the run lies, and how it ended, if it has."""
+    from mlvlab_jax.engine.folder import open_run_folder
+
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    workdir = workdir or Path("experiments") / "runs" / f"{name}-{now}"
+    held.enter_context(open_run_folder(workdir, config))
+    path = workdir / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {"ended": "interrupted"}
+    return {"workdir": str(workdir), "summary": summary}
 
 
 def _run(config: Any, workdir: Path, clock: "PhaseClock") -> dict[str, Any]:
     with clock.phase("import"):
         from mlvlab_jax.engine.attempt import AttemptLog
         from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
+        from mlvlab_jax.engine.distributed import is_first
         from mlvlab_jax.engine.loop import run
         from mlvlab_jax.tracking.multi import make_tracker
 
@@ -73,9 +106,10 @@ def _run(config: Any, workdir: Path, clock: "PhaseClock") -> dict[str, Any]:
             sys.exit(128 + number)
         asked.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    tracker = make_tracker(config.tracking.trackers, workdir=workdir)
+    if threading.current_thread() is threading.main_thread():  # no other thread is told of signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask)
+    tracker = make_tracker(config.tracking.trackers if is_first() else (), workdir=workdir)
     with AttemptLog(workdir, clock=clock) as attempt:
         result = run(config, workdir=workdir, tracker=tracker, stop_requested=lambda step: bool(asked), attempt=attempt)
         if result.best is None:
@@ -88,6 +122,7 @@ def _finish(
     config: Any, workdir: Path, result: "RunResult", *, best: "TrainState", attempt: "AttemptLog"
 ) -> dict[str, Any]:
     """Writes the evaluation of the best state and the report; returns the summary with the time the first took."""
+    from mlvlab_jax.engine.distributed import is_first
     from mlvlab_jax.files import write_json
     from mlvlab_jax.report.page import write_report
 
@@ -95,9 +130,11 @@ def _finish(
     summary = result.summary
     if split is not None and _analyse(config, workdir, result, best=best, split=split):
         summary = {**summary, **attempt.describe()}
-        write_json(workdir / "summary.json", summary)
-    attempt.write()
-    write_report(workdir)
+        if is_first():
+            write_json(workdir / "summary.json", summary)
+    if is_first():
+        attempt.write()
+        write_report(workdir)
     return summary
 
 

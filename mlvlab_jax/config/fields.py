@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform, get_args
 
@@ -47,6 +48,19 @@ def dump_params(instance: Any) -> dict[str, Any]:
     """An instance of a configclass as plain JSON values; `params_from` is the inverse."""
     tree: dict[str, Any] = _adapter(type(instance)).dump_python(instance, mode="json")
     return tree
+
+
+def check_pattern(text: str) -> str:
+    """`text` if it is a regular expression.
+
+    Raises:
+        ValueError: It is not, and why.
+    """
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, found {text!r} ({error})") from None
+    return text
 
 
 class PluginField:

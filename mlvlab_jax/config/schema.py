@@ -2,15 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mlvlab_jax.config.augment import AugmentConfig
-from mlvlab_jax.config.fields import OPERATIONAL, PluginField, configclass, default_spec
+from mlvlab_jax.config.fields import OPERATIONAL, PluginField, check_pattern, configclass, default_spec
 from mlvlab_jax.plugins import METRICS, MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRACKERS, Spec
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 Remat = Literal["none", "dots", "dots_without_batch", "full"]
+Tactic = Literal["column", "row", "fsdp", "whole"]
 
 
 @configclass
@@ -173,7 +174,10 @@ class MeshConfig:
     fsdp: Positive = 1
     """Devices that share a copy's weights and optimiser state, and the batch."""
     tensor: Positive = 1
-    """Devices that share each layer's arithmetic."""
+    """Devices that share each layer's arithmetic; must divide the attention heads."""
+    rules: tuple[tuple[Annotated[str, AfterValidator(check_pattern)], Tactic], ...] = ()
+    """[regular expression on the parameter's name, tactic], before the built-in rules; first match wins. column:
+    outputs over tensor, inputs over fsdp. row: the other way round. fsdp: the largest dim over fsdp. whole: no part."""
 
 
 @configclass

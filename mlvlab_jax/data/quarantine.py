@@ -92,10 +92,13 @@ class Quarantine:
         path: JSON lines file; what is in it already is not written again. None writes nothing.
         sizes: Examples in each split.
         max_bad_fraction: Share of a split beyond which the run stops.
+        writes: Whether what is new is written, as by one of several processes that know the same.
     """
 
-    def __init__(self, path: Path | None, *, sizes: dict[str, int], max_bad_fraction: float) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path | None, *, sizes: dict[str, int], max_bad_fraction: float, writes: bool = True
+    ) -> None:
+        self._path = path if writes else None
         self._sizes = sizes
         self._max_bad_fraction = max_bad_fraction
         self._known: dict[tuple[str, int], BadExample] = {}

@@ -13,8 +13,8 @@ from mlvlab_jax.data.augment import normalize
 from mlvlab_jax.data.device import double_buffer
 from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import BadExample
-from mlvlab_jax.data.stream import Readers, Shard, eval_stream
-from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.data.stream import Readers, eval_stream
+from mlvlab_jax.engine.mesh import batch_sharding, process_shard, replicated
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.metrics.base import Measured, compute_results, merge_batch
 from mlvlab_jax.models.nets.api import Model, Variables
@@ -48,7 +48,7 @@ class Evaluator:
     ) -> None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = math.ceil(batch_size / ways) * ways
-        self._sharding = batch_sharding(mesh)
+        self._sharding, self._shard = batch_sharding(mesh), process_shard(mesh)
         self._pipeline = pipeline
 
         def eval_step(variables: Variables, batch: Tree) -> dict[str, clu.metrics.Metric]:
@@ -65,7 +65,7 @@ class Evaluator:
         batches = eval_stream(
             split,
             batch_size=min(self._batch_size, self._smallest_for(len(split))),
-            shard=Shard(jax.process_index(), jax.process_count()),
+            shard=self._shard,
             readers=Readers.of(self._pipeline),
             on_bad=on_bad,
         )

@@ -59,7 +59,9 @@ def make_experiment(config: Config) -> Experiment:
     )
     optimizer = make_optimizer(config.optimizer, config.schedule, config.training, horizon)
     with_ema = config.training.ema_decay is not None
-    state, layout = create_state(model, optimizer, seed=config.seed, with_ema=with_ema, mesh=mesh)
+    state, layout = create_state(
+        model, optimizer, seed=config.seed, with_ema=with_ema, mesh=mesh, rules=config.mesh.rules
+    )
     _check_accumulation(config.training.accumulation_steps, state)
     evaluator = Evaluator(
         model, metrics, config.pipeline, layout=layout, mesh=mesh, batch_size=config.evaluation.batch_size

@@ -15,11 +15,13 @@ from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
+from mlvlab_jax.engine.distributed import from_first, is_first
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
-from mlvlab_jax.engine.mesh import replicated
+from mlvlab_jax.engine.mesh import replicate
 from mlvlab_jax.engine.progress import LateMetrics, Progress
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
+from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.updates import make_updates
 from mlvlab_jax.files import write_json
@@ -69,16 +71,17 @@ def run(
     check_dispatch(config, experiment)
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
-    manifest = write_start(
-        workdir, config, data_identity=dict(experiment.data.identity), data_version=_version_trees(experiment)
-    )
+    identity, versions = dict(experiment.data.identity), _version_trees(experiment)
+    manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
     with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=config.training.early_stopping.mode) as store:
         quarantine = Quarantine(
             workdir / "quarantine.jsonl",
             sizes={name: len(split) for name, split in experiment.data.splits.items()},
             max_bad_fraction=config.pipeline.max_bad_fraction,
+            writes=is_first(),
         )
-        trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, describe_tags(manifest))
+        shared = SharedQuarantine(quarantine)
+        trainer = Trainer(config, experiment, store, tracker, attempt, shared, describe_tags(manifest))
         in_memory, first_step = experiment.data.train.source.resident, trainer.progress.step
         attempt.begin(config, in_memory=in_memory, first_step=first_step, note=tracker.note)
         try:
@@ -87,7 +90,8 @@ def run(
             tracker.summary(summary)
         finally:
             tracker.finish()
-    write_json(workdir / "summary.json", summary)
+    if is_first():
+        write_json(workdir / "summary.json", summary)
     return RunResult(ended, trainer.state, trainer.progress, summary, experiment, trainer.best)
 
 
@@ -101,7 +105,7 @@ class Trainer:
         store: CheckpointStore,
         tracker: Tracker,
         attempt: AttemptLog,
-        quarantine: Quarantine,
+        quarantine: SharedQuarantine,
         tags: Mapping[str, str],
     ) -> None:
         self._config = config
@@ -170,6 +174,7 @@ class Trainer:
         if "test" in splits:
             with self._clock.phase("evaluate"):
                 measured = self._experiment.evaluator(self.best.evaluated, splits["test"], on_bad=self._quarantine.add)
+                self._quarantine.share()
             self.progress = self._reporter.split(self.progress, best_step, "test", measured)
             tested = name_scalars("test", measured)
         return self._summarise(ended, best={"step": best_step} | measured_of(tree["metrics"]) | tested)
@@ -206,7 +211,7 @@ class Trainer:
         observe = self._experiment.optimizer.observe
         if observe is None:
             return
-        value = jax.device_put(np.float32(measured["loss"]), replicated(self._experiment.mesh))
+        value = replicate(np.float32(measured["loss"]), self._experiment.mesh)
         moved = jax.jit(observe, out_shardings=self._experiment.layout.opt_state)(self.state.opt_state, value)
         self.state = dataclasses.replace(self.state, opt_state=moved)
 
@@ -219,6 +224,7 @@ class Trainer:
         """Starts a save of state and progress; the newest loss is checked first, so a lost run is never saved."""
         with self._clock.phase("train"):
             self._settle()
+        self._quarantine.share()
         with self._clock.phase("checkpoint"):
             step = self.progress.step
             name = f"validation/{self._config.training.early_stopping.monitor}"

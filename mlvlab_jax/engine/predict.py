@@ -15,8 +15,8 @@ from mlvlab_jax.data.augment import normalize
 from mlvlab_jax.data.device import double_buffer
 from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import BadExample
-from mlvlab_jax.data.stream import Readers, Shard, eval_stream
-from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.data.stream import Readers, eval_stream
+from mlvlab_jax.engine.mesh import batch_sharding, process_shard, replicated
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.types import Tree
@@ -55,7 +55,7 @@ class Predictor:
     ) -> None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = math.ceil(batch_size / ways) * ways
-        self._sharding = batch_sharding(mesh)
+        self._sharding, self._shard = batch_sharding(mesh), process_shard(mesh)
         self._readers = Readers.of(pipeline)
 
         def predict_step(variables: Variables, batch: Tree) -> dict[str, jax.Array]:
@@ -79,7 +79,7 @@ class Predictor:
         batches = eval_stream(
             split,
             batch_size=self._batch_size,
-            shard=Shard(jax.process_index(), jax.process_count()),
+            shard=self._shard,
             readers=self._readers,
             on_bad=on_bad,
         )

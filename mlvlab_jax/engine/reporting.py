@@ -10,7 +10,7 @@ from mlvlab_jax.config.load import flatten, to_tree, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.experiment import Experiment
-from mlvlab_jax.engine.mesh import replicated
+from mlvlab_jax.engine.mesh import fetch, replicated
 from mlvlab_jax.engine.progress import Progress, Window
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import augment_batch
@@ -93,7 +93,7 @@ class Reporter:
 
     def param_histograms(self, state: TrainState, *, step: int) -> None:
         """Reports the distribution of every parameter."""
-        params = jax.device_get(state.variables.params)
+        params = fetch(state.variables.params, self._experiment.mesh)
         self._tracker.histograms(step, {f"params/{name}": leaf for name, leaf in named_leaves(params)})
 
     def summarise(

@@ -1,15 +1,20 @@
 """Where each parameter lies: ordered (regular expression, tactic) rules, first match wins.
 
-A tactic is a function of (shape, mesh) to a PartitionSpec; a dim that an axis does not divide stays whole.
+A tactic is a function of (shape, mesh) to a PartitionSpec. A dim that fsdp does not divide stays whole; one that tensor
+does not divide is refused. `mesh.rules` of the configuration come before those here.
 """
 
-from collections.abc import Callable
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.trees import is_stacked, map_with_name, match_rules, named_leaves
 from mlvlab_jax.types import Tree
 
@@ -51,6 +56,13 @@ def fsdp(shape: Shape, mesh: Mesh) -> P:
     return P(*["fsdp" if i == largest else None for i in range(len(shape))])
 
 
+def whole(shape: Shape, mesh: Mesh) -> P:
+    """The whole parameter on every device."""
+    return P()
+
+
+#: By the names that `mesh.rules` uses.
+TACTICS = MappingProxyType({"column": column, "row": row, "fsdp": fsdp, "whole": whole})
 RULES: tuple[tuple[str, Tactic], ...] = (
     (r"(^|/)(qkv|mlp_in)/(kernel|bias)$", column),
     (r"(^|/)(out|mlp_out)/(kernel|bias)$", row),
@@ -58,16 +70,67 @@ RULES: tuple[tuple[str, Tactic], ...] = (
 )
 
 
-def shard_params(params: Tree, mesh: Mesh) -> Tree:
-    """A NamedSharding for each parameter (or its shape); of stacked layers each lies as it would alone."""
+def shard_params(params: Tree, mesh: Mesh, *, rules: Sequence[tuple[str, str]] = ()) -> Tree:
+    """A NamedSharding for each parameter (or its shape); of stacked layers each lies as it would alone.
+
+    Args:
+        params: Arrays or their shapes.
+        mesh: Where they go.
+        rules: (regular expression, name of a tactic) pairs that come before the built-in ones.
+
+    Raises:
+        ConfigError: A rule decides about no parameter, or tensor does not divide a dim that it is to share.
+    """
+    ordered = [*((pattern, TACTICS[name]) for pattern, name in rules), *RULES]
+    numbered = [(pattern, (number, tactic)) for number, (pattern, tactic) in enumerate(ordered)]
+    used: set[int] = set()
 
     def place(name: str, leaf: Any) -> NamedSharding:
-        tactic: Tactic = match_rules(name, RULES, path="mesh")
-        if is_stacked(name):
-            return NamedSharding(mesh, P(None, *tactic(leaf.shape[1:], mesh)))
-        return NamedSharding(mesh, tactic(leaf.shape, mesh))
+        number, tactic = match_rules(name, numbered, path="mesh.rules")
+        used.add(number)
+        shape = leaf.shape[1:] if is_stacked(name) else leaf.shape
+        spec = tactic(shape, mesh)
+        if tactic in (column, row) and len(shape) > 1 and mesh.shape["tensor"] > 1 and "tensor" not in spec:
+            size = shape[-1 if tactic is column else -2]
+            raise ConfigError(
+                f"tensor {mesh.shape['tensor']} does not divide the {size} "
+                f"{'outputs' if tactic is column else 'inputs'} of {name!r} {leaf.shape}; expected a divisor; choose "
+                "another, or leave the parameter out by a rule of mesh.rules",
+                path="mesh.tensor",
+            )
+        return NamedSharding(mesh, P(None, *spec) if is_stacked(name) else spec)
 
-    return map_with_name(place, params)
+    placed = map_with_name(place, params)
+    for number, (pattern, _) in enumerate(rules):
+        if number not in used:
+            raise _describe_unused(pattern, number, [name for name, _ in named_leaves(params)])
+    return placed
+
+
+def _describe_unused(pattern: str, number: int, names: list[str]) -> ConfigError:
+    found = [name for name in names if re.search(pattern, name)]
+    if found:
+        why = f"{pattern!r} finds only parameters that rules above it take, such as {found[0]!r}; put it higher"
+    else:
+        near = difflib.get_close_matches(re.sub(r"[^\w/]", "", pattern), names, n=3, cutoff=0)
+        why = f"{pattern!r} is found in none of {len(names)} parameters; the nearest are {', '.join(near)}; correct it"
+    return ConfigError(f"{why}, or remove the rule; expected each to decide about one", path=f"mesh.rules[{number}]")
+
+
+def check_heads(num_heads: int | None, mesh: Mesh) -> None:
+    """Refuses a tensor axis that would cut through attention heads; None for a model without.
+
+    Raises:
+        ConfigError: Names both numbers.
+    """
+    tensor = mesh.shape["tensor"]
+    if num_heads is not None and num_heads % tensor:
+        fits = max(n for n in range(1, tensor + 1) if num_heads % n == 0)
+        raise ConfigError(
+            f"tensor {tensor} does not divide the model's {num_heads} attention heads (model.params.num_heads); "
+            f"expected a divisor; {fits} fits",
+            path="mesh.tensor",
+        )
 
 
 def shard_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh) -> Tree:

@@ -1,13 +1,14 @@
 """Everything that changes during training, as one tree of arrays."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mlvlab_jax.engine.mesh import replicated
-from mlvlab_jax.engine.sharding import shard_like, shard_params
+from mlvlab_jax.engine.mesh import replicate
+from mlvlab_jax.engine.sharding import check_heads, shard_like, shard_params
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import Optimizer
 from mlvlab_jax.types import Tree
@@ -36,27 +37,46 @@ class TrainState:
 
 
 def create_state(
-    model: Model, optimizer: Optimizer, *, seed: int, with_ema: bool, mesh: Mesh
+    model: Model,
+    optimizer: Optimizer,
+    *,
+    seed: int,
+    with_ema: bool,
+    mesh: Mesh,
+    rules: Sequence[tuple[str, str]] = (),
 ) -> tuple[TrainState, TrainState]:
     """Initialises the state in place on the mesh: no device ever holds more than its part.
 
+    Args:
+        model: The network.
+        optimizer: Its optimiser.
+        seed: Decides every random number of the run.
+        with_ema: Whether a moving average is kept.
+        mesh: Where the state lies.
+        rules: `mesh.rules` of the configuration.
+
     Returns:
         The state, and the tree of its NamedShardings.
-    """
 
-    def init(key: jax.Array) -> TrainState:
+    Raises:
+        ConfigError: The mesh or a rule does not fit the model.
+    """
+    check_heads(model.num_heads, mesh)
+
+    def init(key_data: jax.Array) -> TrainState:
+        key = jax.random.wrap_key_data(key_data)
         variables = model.init(key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             variables=variables,
             opt_state=optimizer.tx.init(variables.params),
             ema=variables if with_ema else None,
-            key=jax.random.key_data(key),
+            key=key_data,
         )
 
-    key = jax.random.key(seed)
-    shapes = jax.eval_shape(init, key)
+    key_data = jax.device_get(jax.random.key_data(jax.random.key(seed)))
+    shapes = jax.eval_shape(init, key_data)
     params = shapes.variables.params
-    layout = shard_like(shapes, params, shard_params(params, mesh), mesh)
-    state = jax.jit(init, out_shardings=layout)(jax.device_put(key, replicated(mesh)))
+    layout = shard_like(shapes, params, shard_params(params, mesh, rules=rules), mesh)
+    state = jax.jit(init, out_shardings=layout)(replicate(key_data, mesh))
     return state, layout

@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec as P
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import describe_batch, double_buffer, hold_split, make_placement
 from mlvlab_jax.data.quarantine import BadExample
-from mlvlab_jax.data.stream import Choice, Readers, Shard, train_choices, train_stream
+from mlvlab_jax.data.stream import Choice, Readers, train_choices, train_stream
 from mlvlab_jax.engine.compiling import AheadOfTime, CompileOptions, describe_arrays
 from mlvlab_jax.engine.dispatch import Dispatch, divide, make_due
 from mlvlab_jax.engine.experiment import Experiment
-from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.mesh import batch_sharding, process_shard, replicated
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import TrainStep, compile_train_step, make_train_step, stack_scalars
 from mlvlab_jax.types import Tree
@@ -68,7 +68,7 @@ class Streamed:
             num_steps=self._experiment.horizon.num_steps,
             seed=self._config.seed,
             first_step=done,
-            shard=_shard(),
+            shard=process_shard(self._experiment.mesh),
             readers=Readers.of(self._config.pipeline),
             on_bad=self._on_bad,
         )
@@ -115,7 +115,7 @@ class Held:
             num_steps=self._experiment.horizon.num_steps,
             seed=self._config.seed,
             first_step=done,
-            shard=_shard(),
+            shard=process_shard(self._experiment.mesh),
             on_bad=self._on_bad,
         )
         for dispatch in self.plan(done):
@@ -130,7 +130,7 @@ class Held:
             batch_size=self._config.training.batch_size,
             num_steps=1,
             seed=self._config.seed,
-            shard=_shard(),
+            shard=process_shard(self._experiment.mesh),
             on_bad=self._on_bad,
         )
         return make_placement(batch_sharding(self._experiment.mesh))(next(stream))
@@ -146,10 +146,6 @@ class Held:
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """The updates of one dispatch."""
         return self._program(len(batch["epoch"]))(state, self._held, batch)
-
-
-def _shard() -> Shard:
-    return Shard(jax.process_index(), jax.process_count())
 
 
 def compile_many(

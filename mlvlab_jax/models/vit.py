@@ -140,7 +140,8 @@ def build_vision_transformer(
         remat=remat,
         attention=attention.implementation,
     )
-    return from_linen(module, image, notes=(attention.note,) if attention.note else ())
+    model = from_linen(module, image, notes=(attention.note,) if attention.note else ())
+    return model._replace(num_heads=size.num_heads)
 
 
 def _auto_patch(image: ImageSpec) -> int:

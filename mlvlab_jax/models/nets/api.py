@@ -26,12 +26,14 @@ class Model(NamedTuple):
     embed: (variables, image float (b h w c)) -> (logits, embedding float32 (b d)), in evaluation: the embedding is what
         the last layer is given. None: it is not known.
     notes: what the person watching a run should know of how the network runs, a line each.
+    num_heads: attention heads, which the tensor axis of a mesh must not cut. None: there are none.
     """
 
     init: Callable[[jax.Array], Variables]
     apply: Callable[[Variables, jax.Array, jax.Array, bool], tuple[jax.Array, Tree]]
     embed: Callable[[Variables, jax.Array], tuple[jax.Array, jax.Array]] | None = None
     notes: tuple[str, ...] = ()
+    num_heads: int | None = None
 
     def describe(self, variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits and embedding of `embed`; without it the logits are their own embedding."""
