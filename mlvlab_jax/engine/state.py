@@ -1,6 +1,7 @@
 """Everything that changes during training, as one tree of arrays."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,24 @@ def create_state(
     Returns:
         The state, and the tree of its NamedShardings.
     """
+    init = _make_init(model, optimizer, with_ema=with_ema)
+    _, layout = describe_state(model, optimizer, with_ema=with_ema, mesh=mesh)
+    state = jax.jit(init, out_shardings=layout)(jax.device_put(jax.random.key(seed), replicated(mesh)))
+    return state, layout
 
+
+def describe_state(model: Model, optimizer: Optimizer, *, with_ema: bool, mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """What `create_state` would make, computing nothing.
+
+    Returns:
+        The tree of shapes and types of the state, and that of its NamedShardings.
+    """
+    shapes = jax.eval_shape(_make_init(model, optimizer, with_ema=with_ema), jax.random.key(0))
+    params = shapes.variables.params
+    return shapes, shard_like(shapes, params, shard_params(params, mesh), mesh)
+
+
+def _make_init(model: Model, optimizer: Optimizer, *, with_ema: bool) -> Callable[[jax.Array], TrainState]:
     def init(key: jax.Array) -> TrainState:
         variables = model.init(key)
         return TrainState(
@@ -54,9 +72,4 @@ def create_state(
             key=jax.random.key_data(key),
         )
 
-    key = jax.random.key(seed)
-    shapes = jax.eval_shape(init, key)
-    params = shapes.variables.params
-    layout = shard_like(shapes, params, shard_params(params, mesh), mesh)
-    state = jax.jit(init, out_shardings=layout)(jax.device_put(key, replicated(mesh)))
-    return state, layout
+    return init

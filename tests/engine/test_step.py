@@ -60,7 +60,7 @@ def test_one_device_equals_eight(model, mesh, monkeypatch):
         assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(spread.opt_state))
 
 
-def _single_device_mesh(shape, names, axis_types):
+def _single_device_mesh(shape, names, axis_types, devices):
     return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(shape), names, axis_types=axis_types)
 
 
