@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend import core
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
@@ -21,7 +20,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
         *args: Arrays or their shapes.
     """
     try:
-        return _count(jax.make_jaxpr(function)(*args).jaxpr)
+        return _count(jax.make_jaxpr(function)(*args))
     except _UnknownCountError:
         return None
 
@@ -30,13 +29,13 @@ class _UnknownCountError(Exception):
     """Something was met that cannot be counted."""
 
 
-def _count(jaxpr: core.Jaxpr) -> float:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+def _count(program: Any) -> float:
+    return sum(_count_equation(equation) for equation in program.eqns)
 
 
 def _count_equation(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
-    shapes = [getattr(each.aval, "shape", ()) for each in (*equation.invars, *equation.outvars)]
+    shapes: list[tuple[int, ...]] = [getattr(each.aval, "shape", ()) for each in (*equation.invars, *equation.outvars)]
     if name == "dot_general":
         contracted, _ = params["dimension_numbers"][0]
         return 2.0 * math.prod(shapes[-1]) * math.prod(shapes[0][dim] for dim in contracted)
@@ -45,7 +44,7 @@ def _count_equation(equation: Any) -> float:
         return 2.0 * math.prod(shapes[-1]) * math.prod(kernel) / kernel[out_dim]
     if name.startswith("dot_product_attention_fwd"):  # query (b t n h), key (b s n h)
         return 4.0 * math.prod(shapes[0]) * shapes[1][1]
-    inner = [_count(each) for each in _list_jaxprs(params)]
+    inner = [_count(each) for each in _list_programs(params)]
     if name == "cond":
         return max(inner)
     if "pallas" in name or name == "ffi_call" or (name == "while" and any(inner)):
@@ -54,13 +53,9 @@ def _count_equation(equation: Any) -> float:
     return float(times * sum(inner))
 
 
-def _list_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """Of an equation's parameters, those that are programs."""
-    listed = []
+def _list_programs(params: dict[str, Any]) -> list[Any]:
+    """Of an equation's parameters, those that are programs: open or closed jaxprs, one or several."""
+    listed: list[Any] = []
     for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.ClosedJaxpr):
-                listed.append(each.jaxpr)
-            elif isinstance(each, core.Jaxpr):
-                listed.append(each)
-    return listed
+        listed += value if isinstance(value, tuple | list) else [value]
+    return [each for each in listed if hasattr(each, "eqns")]

@@ -39,9 +39,10 @@ def compute_roofline(
         precision: Of products. A TPU computes those of float32 with bfloat16 factors too; other devices do not, and
             their float32 peaks are not in the table.
     """
-    traffic, peak = step.traffic, hardware and _find_peak(hardware, precision)
-    if traffic is None or hardware is None or peak is None:
+    traffic = step.traffic
+    if traffic is None or hardware is None or not _is_peak_known(hardware, precision):
         return None
+    peak = hardware.bfloat16_flops
     sent = sum(collective.sent_bytes for collective in traffic.collectives)
     if sent and not hardware.link_bandwidth:
         return None
@@ -56,6 +57,5 @@ def compute_roofline(
     return Roofline(seconds, seconds[bound], bound, mfu)
 
 
-def _find_peak(hardware: Hardware, precision: str) -> float | None:
-    known = precision == "bfloat16" or hardware.name.startswith("TPU")
-    return hardware.bfloat16_flops if known else None
+def _is_peak_known(hardware: Hardware, precision: str) -> bool:
+    return precision == "bfloat16" or hardware.name.startswith("TPU")

@@ -80,7 +80,8 @@ def compile_step(config: Config, shape: DataShape, devices: Sequence[Any]) -> Co
     pure = make_train_step(learner.model, learner.optimizer, training, config.pipeline)
     shardings = jax.tree.map(lambda _: batch_sharding(mesh), batch)
     held = count_state_bytes(state, layout) | {"batch": count_shard_bytes(batch, shardings)}
-    memory, needed, traffic = _compile(compile_train_step(pure, layout, mesh).lower(state, batch), held, len(devices))
+    jitted: Any = compile_train_step(pure, layout, mesh)
+    memory, needed, traffic = _compile(jitted.lower(state, batch), held, len(devices))
     return CompiledStep(
         mesh=dict(mesh.shape),
         num_steps=learner.horizon.num_steps,
