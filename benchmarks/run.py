@@ -19,6 +19,7 @@ BENCHMARKS = (
     *("trainer_overhead", "startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
     "compile_time",
+    "plan",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
@@ -51,6 +52,9 @@ def main() -> int:
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, cwd=HERE.parent
         )
         measured = json.loads(done.stdout.splitlines()[-1])
+        if "skipped" in measured["summary"]:
+            print(f"{name}: {measured['summary']['skipped']}")
+            continue
         report = {"command": f"python benchmarks/run.py {name}", **describe_machine(), **measured}
         (results / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps(measured["summary"], indent=2))

@@ -14,8 +14,10 @@ _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 #: Generation -> the slices its maker rents out; a torus has other cuttings too.
 TOPOLOGIES = {"v4": _CUBES, "v5e": _SQUARES, "v5p": _CUBES, "v6e": _SQUARES}
-#: Without these libtpu would look for TPUs, and ask a cloud's metadata server what machine this is.
+#: Without these libtpu would look for TPUs, ask a cloud's metadata server what machine this is, and refuse a second
+#: process.
 _NO_TPU_HERE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
