@@ -1,8 +1,8 @@
 """Goals T1 to T3: what the compiler says of ImageNet training on TPUs, none of which is here (libtpu is).
 
-T1: MFU at the roofline of ViT-B/16 at 64 images a chip; T2: what fully sharded weights save of ViT-L and what they cost;
+T1: MFU at the roofline of ViT-B/16 at 64 images a chip; T2: what fully sharded weights save of ViT-L, and their cost;
 T3: whether a ViT of 1.0 billion parameters fits on 256 chips, and how it scales to them. Nothing is timed, so that the
-figures do not depend on the machine; a program takes minutes to compile. Names of cases as arguments compile those alone.
+figures do not depend on the machine; a program takes minutes to compile. Arguments name the cases to compile.
 """
 
 import importlib.util
