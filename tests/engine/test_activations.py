@@ -29,7 +29,7 @@ def test_what_is_gathered_is_as_large_as_the_weights():
 
 def test_without_fsdp_nothing_is_added_to_the_program():
     config = tiny_config(model=VIT, mesh={"data": 8}, pipeline=PLAIN)
-    mesh, learner = make_mesh(config.mesh), make_learner(config, SHAPE)
+    mesh, learner = make_mesh(config.mesh), make_learner(config, SHAPE, device=jax.devices()[0])
     state, layout = describe_state(learner.model, learner.optimizer, with_ema=False, mesh=mesh)
     pure = make_train_step(learner.model, learner.optimizer, config.training, config.pipeline)
     text = compile_train_step(pure, layout, mesh).lower(state, describe_batch(16, SHAPE)).as_text()
