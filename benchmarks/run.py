@@ -20,6 +20,7 @@ BENCHMARKS = (
     *("step_time", "trainer_overhead", "telemetry_cost", "steps_per_dispatch", "compile_time", "checkpoint"),
     *("startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
+    "plan",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cwd=HERE.parent,
         )
         measured = json.loads(done.stdout.splitlines()[-1])
+        if "skipped" in measured["summary"]:
+            print(f"{name}: {measured['summary']['skipped']}")
+            continue
         report = {"command": f"python benchmarks/run.py {name}", **describe_machine(), **measured}
         (results / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps(measured["summary"], indent=2))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: Command -> its module, and what it does.
 COMMANDS = {
     "train": ("train", "train a model from a configuration, or go on training"),
+    "plan": ("plan", "say what a run needs, how long it takes and what it costs, before it runs"),
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "compare": ("compare", "tell two runs apart on the same examples"),

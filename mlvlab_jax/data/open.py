@@ -1,8 +1,9 @@
 """Opens the configured source and settles what is trained, validated and tested on."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from mlvlab_jax.data.order import Part, Split, permute
 from mlvlab_jax.data.quarantine import read_left_out
 from mlvlab_jax.data.records import DecodedSource, MixedSource, load_pixels
 from mlvlab_jax.data.resize import check_filter
+from mlvlab_jax.data.shape import DataShape
 from mlvlab_jax.data.source import ArraySource, Mixed, OpenedData, Source, Stored, check_labels
 from mlvlab_jax.data.versions import DataVersion, read_versions
 from mlvlab_jax.errors import ConfigError, DataError
@@ -52,6 +54,11 @@ class Data:
         """Shape of every image."""
         return self.train.source.spec
 
+    @property
+    def shape(self) -> DataShape:
+        """What a network must know of it."""
+        return DataShape(self.spec, len(self.class_names), self.train.epoch_size, self.multi_label)
+
 
 def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
     """Opens `source`; without a validation split of its own, a part of the training split is held out.
@@ -68,6 +75,33 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
     opened: OpenedData = SOURCES.build(source)
     preprocess = complete_preprocess(pipeline.preprocess, opened, source.name)
     max_bytes = pipeline.max_memory_mib * 2**20
+
+    def read(name: str, stored: Stored) -> Source:
+        return to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
+
+    splits, identity = _make_splits(opened, pipeline, read, seed=seed, place=source.name)
+    return Data(splits, preprocess, opened.class_names, identity, read_versions(opened.paths))
+
+
+def describe_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> DataShape:
+    """The shape of what `open_data` would open; no image is decoded.
+
+    Raises:
+        ConfigError: As of `open_data`.
+        DataError: Missing data, or nothing left to train on.
+    """
+    opened: OpenedData = SOURCES.build(source)
+    preprocess = complete_preprocess(pipeline.preprocess, opened, source.name)
+    splits, _ = _make_splits(opened, pipeline, lambda name, stored: cast(Source, stored), seed=seed, place=source.name)
+    height, width = cast(tuple[int, int], preprocess.size)
+    image = ImageSpec(height, width, cast(int, preprocess.channels))
+    return DataShape(image, len(opened.class_names), splits["train"].epoch_size, opened.label_sets is not None)
+
+
+def _make_splits(
+    opened: OpenedData, pipeline: PipelineConfig, read: Callable[[str, Stored], Source], *, seed: int, place: str
+) -> tuple[dict[str, Split], dict[str, str]]:
+    """The splits without what is left out and with what is held out, and the identity of all that decided them."""
     left_out: dict[str, np.ndarray] = {}
     identity = dict(opened.identity)
     if pipeline.quarantine is not None:
@@ -75,16 +109,14 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         identity["quarantine"] = sha256_file(Path(pipeline.quarantine).expanduser())
     splits = {}
     for name, stored in opened.splits.items():
-        pixels = to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
         weights = opened.weights.get(name)
         weights = None if weights is None else (weights / weights.mean()).astype(np.float32)
-        columns = opened.columns.get(name, {})
-        split = Split(name, pixels, np.arange(len(pixels)), _parts(stored), weights, columns, opened.label_sets)
+        columns, ids = opened.columns.get(name, {}), np.arange(len(stored))
+        split = Split(name, read(name, stored), ids, _parts(stored), weights, columns, opened.label_sets)
         splits[name] = _leave_out(split, left_out.get(name), opened.class_names)
     if "validation" not in splits and pipeline.validation_fraction > 0:
-        splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=source.name)
-    splits = {name: splits[name] for name in _SPLITS if name in splits}
-    return Data(splits, preprocess, opened.class_names, identity, read_versions(opened.paths))
+        splits |= _hold_out(splits["train"], pipeline.validation_fraction, seed, place=place)
+    return {name: splits[name] for name in _SPLITS if name in splits}, identity
 
 
 def complete_preprocess(preprocess: PreprocessSpec, opened: OpenedData, source: str) -> PreprocessSpec:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.augment import check_channels
 from mlvlab_jax.data.open import Data, open_data
+from mlvlab_jax.data.shape import DataShape
 from mlvlab_jax.data.versions import check_versions
 from mlvlab_jax.engine.evaluate import Evaluator
 from mlvlab_jax.engine.mesh import check_batch_size, make_mesh
@@ -36,6 +37,34 @@ class Experiment:
     evaluator: Evaluator
 
 
+class Learner(NamedTuple):
+    """What learns, and for how long: a function of the configuration and the shape of the data alone."""
+
+    horizon: Horizon
+    model: Model
+    optimizer: Optimizer
+
+
+def make_learner(config: Config, shape: DataShape, *, device: jax.Device) -> Learner:
+    """Model, optimiser and horizon for data of this shape, which need not be there.
+
+    Args:
+        config: The run.
+        shape: Of its data.
+        device: One of those it would run on.
+
+    Raises:
+        ConfigError: Parts of the configuration do not fit each other or the data.
+    """
+    check_channels(config.pipeline.augment, shape.image.channels)
+    _check_normalisation(config, shape.image.channels)
+    horizon = Horizon.of(config.training, config.evaluation, shape.num_train)
+    model = build_model(
+        config.model, training=config.training, num_classes=shape.num_classes, image=shape.image, device=device
+    )
+    return Learner(horizon, model, make_optimizer(config.optimizer, config.schedule, config.training, horizon))
+
+
 def make_experiment(config: Config) -> Experiment:
     """Opens the data and initialises the state.
 
@@ -49,27 +78,28 @@ def make_experiment(config: Config) -> Experiment:
     data = open_data(config.data, config.pipeline, seed=config.seed)
     _check(config, data, metrics)
     data = dataclasses.replace(data, versions=check_versions(data.versions, verify=config.data_version.verify))
-    horizon = Horizon.of(config.training, config.evaluation, data.train.epoch_size)
-    model = build_model(
-        config.model,
-        training=config.training,
-        num_classes=len(data.class_names),
-        image=data.spec,
-        device=mesh.devices.flat[0],
-    )
-    optimizer = make_optimizer(config.optimizer, config.schedule, config.training, horizon)
+    horizon, model, optimizer = make_learner(config, data.shape, device=mesh.devices.flat[0])
     with_ema = config.training.ema_decay is not None
     state, layout = create_state(
         model, optimizer, seed=config.seed, with_ema=with_ema, mesh=mesh, rules=config.mesh.rules
     )
-    _check_accumulation(config.training.accumulation_steps, state)
+    check_accumulation(config.training.accumulation_steps, state)
     evaluator = Evaluator(
         model, metrics, config.pipeline, layout=layout, mesh=mesh, batch_size=config.evaluation.batch_size
     )
     return Experiment(data, mesh, horizon, model, optimizer, state, layout, evaluator)
 
 
-def _check_accumulation(num_pieces: int, state: TrainState) -> None:
+def check_accumulation(num_pieces: int, state: TrainState) -> None:
+    """Refuses pieces of a batch for a model that looks at the whole batch at once.
+
+    Args:
+        num_pieces: Parts a batch is computed in.
+        state: The state, or its shapes.
+
+    Raises:
+        ConfigError: There are several pieces, and the model has batch statistics.
+    """
     if num_pieces > 1 and jax.tree.leaves(state.variables.state):
         raise ConfigError(
             f"{num_pieces} pieces of a model with batch statistics would not equal the whole batch; expected 1, or a "
@@ -109,11 +139,13 @@ def _check(config: Config, data: Data, metrics: Mapping[str, Any]) -> None:
             "set it above 0, or name a validation split of the source",
             path="pipeline.validation_fraction",
         )
-    check_channels(config.pipeline.augment, data.spec.channels)
+
+
+def _check_normalisation(config: Config, channels: int) -> None:
     for name in ("mean", "std"):
         values = getattr(config.pipeline, name)
-        if len(values) not in (1, data.spec.channels):
+        if len(values) not in (1, channels):
             raise ConfigError(
-                f"{len(values)} values for images of {data.spec.channels} channels; expected 1 or {data.spec.channels}",
+                f"{len(values)} values for images of {channels} channels; expected 1 or {channels}",
                 path=f"pipeline.{name}",
             )

@@ -1,5 +1,6 @@
 """The one named mesh (data, fsdp, tensor) and how a batch lies on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,13 +15,17 @@ from mlvlab_jax.types import Tree
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """All devices, laid out as configured.
+def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices laid out as configured.
+
+    Args:
+        config: How many along each axis.
+        devices: Which; all that jax sees by default. They need not be attached, as those of a topology are not.
 
     Raises:
         ConfigError: The product of the axes is not the number of devices.
     """
-    num_devices = jax.device_count()
+    num_devices = jax.device_count() if devices is None else len(devices)
     shared = config.fsdp * config.tensor
     data = num_devices // shared if config.data == -1 else config.data
     if data == 0 or data * shared != num_devices:
@@ -29,7 +34,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
             "expected their product to be the number of devices; data: -1 takes what the others leave",
             path="mesh",
         )
-    return jax.make_mesh((data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    shape = (data, config.fsdp, config.tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,7 +1,7 @@
 """Everything that changes during training, as one tree of arrays."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,10 +59,34 @@ def create_state(
         The state, and the tree of its NamedShardings.
 
     Raises:
+        ConfigError: As `describe_state`.
+    """
+    init = _make_init(model, optimizer, with_ema=with_ema)
+    _, layout = describe_state(model, optimizer, with_ema=with_ema, mesh=mesh, rules=rules)
+    key_data = jax.device_get(jax.random.key_data(jax.random.key(seed)))
+    state = jax.jit(init, out_shardings=layout)(replicate(key_data, mesh))
+    return state, layout
+
+
+def describe_state(
+    model: Model, optimizer: Optimizer, *, with_ema: bool, mesh: Mesh, rules: Sequence[tuple[str, str]] = ()
+) -> tuple[TrainState, TrainState]:
+    """What `create_state` would make, computing nothing.
+
+    Returns:
+        The tree of shapes and types of the state, and that of its NamedShardings.
+
+    Raises:
         ConfigError: The mesh or a rule does not fit the model.
     """
     check_heads(model.num_heads, mesh)
+    key_data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    shapes = jax.eval_shape(_make_init(model, optimizer, with_ema=with_ema), key_data)
+    params = shapes.variables.params
+    return shapes, shard_like(shapes, params, shard_params(params, mesh, rules=rules), mesh)
 
+
+def _make_init(model: Model, optimizer: Optimizer, *, with_ema: bool) -> Callable[[jax.Array], TrainState]:
     def init(key_data: jax.Array) -> TrainState:
         key = jax.random.wrap_key_data(key_data)
         variables = model.init(key)
@@ -74,9 +98,4 @@ def create_state(
             key=key_data,
         )
 
-    key_data = jax.device_get(jax.random.key_data(jax.random.key(seed)))
-    shapes = jax.eval_shape(init, key_data)
-    params = shapes.variables.params
-    layout = shard_like(shapes, params, shard_params(params, mesh, rules=rules), mesh)
-    state = jax.jit(init, out_shardings=layout)(replicate(key_data, mesh))
-    return state, layout
+    return init

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.config.schema import PipelineConfig, TrainingConfig
 from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
+from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import CompileOptions
 from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
@@ -137,7 +138,8 @@ def compile_train_step(
     """
 
     def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
-        state, scalars = step(state, batch)
+        with keep_examples_in_place(mesh, batch_size=len(batch["mask"])):
+            state, scalars = step(state, batch)
         return state, stack_scalars(scalars)
 
     return jax.jit(

@@ -13,6 +13,7 @@ from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import describe_batch, double_buffer, hold_split, make_placement
 from mlvlab_jax.data.quarantine import BadExample
 from mlvlab_jax.data.stream import Choice, Readers, train_choices, train_stream
+from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import AheadOfTime, CompileOptions, describe_arrays
 from mlvlab_jax.engine.dispatch import Dispatch, divide, make_due
 from mlvlab_jax.engine.experiment import Experiment
@@ -166,7 +167,9 @@ def compile_many(
         batch = {name: rows[choice["example_id"]] for name, rows in held.items()} | choice
         # Without a barrier XLA would fuse the end of an update with the start of the next, and round differently.
         state, batch = jax.lax.optimization_barrier((state, batch))
-        state, scalars = step(state, jax.lax.with_sharding_constraint(batch, batch_sharding(mesh)))
+        batch = jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+        with keep_examples_in_place(mesh, batch_size=len(batch["mask"])):
+            state, scalars = step(state, batch)
         return state, stack_scalars(scalars)
 
     def many(state: TrainState, held: Tree, choices: Tree) -> tuple[TrainState, jax.Array]:
