@@ -5,6 +5,7 @@ T3: whether a ViT of 1.0 billion parameters fits on 256 chips, and how it scales
 figures do not depend on the machine; a program takes minutes to compile. Arguments name the cases to compile.
 """
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -64,10 +65,13 @@ def summarise(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(CASES)}; default all")
+    names = parser.parse_args().names
     if importlib.util.find_spec("libtpu") is None:
         print(json.dumps({"results": {}, "summary": {"skipped": "no libtpu: pip install 'mlvlab_jax[tpu]'"}}))
         return
-    results = {name: plan_case(*CASES[name]) for name in sys.argv[1:] or CASES}
+    results = {name: plan_case(*CASES[name]) for name in names or CASES}
     print(json.dumps({"results": results, "summary": summarise(results)}))
 
 

@@ -22,6 +22,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.loop import Trainer
+from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.tracking.multi import make_tracker
 from mlvlab_jax.trees import compute_digest
 
@@ -56,7 +57,7 @@ def run_steps(config: Config, experiment: Experiment) -> tuple[float, str]:
         store = CheckpointStore(Path(folder) / "checkpoints", config.checkpoint, mode="min")
         with store, AttemptLog(Path(folder)) as attempt:
             attempt.begin(config, in_memory=True, first_step=0, note=print)
-            quarantine = Quarantine(None, sizes={}, max_bad_fraction=0.0)
+            quarantine = SharedQuarantine(Quarantine(None, sizes={}, max_bad_fraction=0.0))
             trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, {})
             trainer.state = jax.tree.map(lambda x: x.copy(), experiment.state)
 

@@ -4,6 +4,7 @@ Everything the engine does for it in one step, over many steps in which nothing 
 and once a window, reading the rates. The goal is below 20 us a step: under one per cent of a step of 2 ms.
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -31,7 +32,9 @@ def microseconds_a_step(attempt: AttemptLog, rate: Rate, *, steps: int) -> float
 
 
 def main() -> None:
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"in each repeat; default {STEPS}")
+    steps = parser.parse_args().steps
     config = config_from_tree({"model": {"name": "cnn"}})
     with tempfile.TemporaryDirectory() as folder, AttemptLog(Path(folder)) as attempt:
         attempt.begin(config, in_memory=True, first_step=0, note=print)

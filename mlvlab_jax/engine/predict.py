@@ -16,7 +16,8 @@ from mlvlab_jax.data.device import double_buffer
 from mlvlab_jax.data.order import Split
 from mlvlab_jax.data.quarantine import BadExample
 from mlvlab_jax.data.stream import Readers, eval_stream
-from mlvlab_jax.engine.mesh import batch_sharding, process_shard, replicated
+from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.shard import process_shard
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.types import Tree

@@ -17,7 +17,8 @@ from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import AheadOfTime, CompileOptions, describe_arrays
 from mlvlab_jax.engine.dispatch import Dispatch, divide, make_due
 from mlvlab_jax.engine.experiment import Experiment
-from mlvlab_jax.engine.mesh import batch_sharding, process_shard, replicated
+from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.shard import process_shard
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import TrainStep, compile_train_step, make_train_step, stack_scalars
 from mlvlab_jax.types import Tree

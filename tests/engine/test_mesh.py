@@ -6,7 +6,8 @@ import pytest
 
 from mlvlab_jax.config.schema import MeshConfig
 from mlvlab_jax.data.stream import Shard
-from mlvlab_jax.engine.mesh import fetch, make_mesh, process_shard, replicate
+from mlvlab_jax.engine.mesh import fetch, make_mesh, replicate
+from mlvlab_jax.engine.shard import process_shard
 from mlvlab_jax.errors import ConfigError
 
 

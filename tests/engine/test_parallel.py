@@ -24,21 +24,6 @@ MESHES = {
 RULES = {"optimizer": {"name": "sgd"}, "training": {"ema_decay": 0.9, "gradient_clip_norm": 1.0}}
 
 
-@pytest.fixture
-def on_devices(monkeypatch):
-    """Lets meshes be made of the first n devices alone."""
-
-    def limit(count):
-        def make_mesh(shape, names, axis_types, devices):
-            chosen = np.array(jax.devices()[:count]).reshape(shape)
-            return jax.sharding.Mesh(chosen, names, axis_types=axis_types)
-
-        monkeypatch.setattr("mlvlab_jax.engine.mesh.jax.device_count", lambda: count)
-        monkeypatch.setattr("mlvlab_jax.engine.mesh.jax.make_mesh", make_mesh)
-
-    return limit
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_twenty_losses_are_those_of_one_device_on_every_mesh(model, on_devices):
     changes = RULES | {"model": MODELS[model]}

@@ -13,7 +13,7 @@ from mlvlab_jax.plugins import MODELS, Spec
 from mlvlab_jax.trees import named_leaves
 from mlvlab_jax.types import ImageSpec
 from tests.conftest import tiny_config
-from tests.engine.test_step import _single_device_mesh, train
+from tests.engine.test_step import train
 
 SIZE = {"hidden_size": 64, "num_heads": 4, "num_layers": 2, "patch_size": 4}
 STACKED = {
@@ -42,13 +42,12 @@ def test_the_layers_stay_whole_and_each_lies_as_alone(mesh):
 
 
 @pytest.mark.slow
-def test_a_mesh_trains_stacked_layers_to_what_one_device_does(monkeypatch):
+def test_a_mesh_trains_stacked_layers_to_what_one_device_does(on_devices):
     changes = {"model": STACKED, "optimizer": {"name": "sgd"}, "training": {"remat": "dots"}}
     spread, losses = train(tiny_config(**changes, mesh={"data": 2, "fsdp": 2, "tensor": 2}), 2)
     kernel = spread.variables.params["stacked_blocks"]["mlp_in"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 32, 128)
-    monkeypatch.setattr("mlvlab_jax.engine.mesh.jax.device_count", lambda: 1)
-    monkeypatch.setattr("mlvlab_jax.engine.mesh.jax.make_mesh", _single_device_mesh)
+    on_devices(1)
     whole, expected = train(tiny_config(**changes, mesh={"data": 1}), 2)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(spread.variables), jax.tree.leaves(whole.variables), strict=True):

@@ -16,12 +16,12 @@ from mlvlab_jax.engine.loop import run
 from mlvlab_jax.engine.mesh import replicated
 from mlvlab_jax.engine.progress import LateMetrics
 from mlvlab_jax.engine.step import SCALARS
+from mlvlab_jax.engine.telemetry import RATES
 from mlvlab_jax.engine.updates import make_updates
 from mlvlab_jax.errors import ConfigError, NonFiniteError
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import RecordingTracker, merge, tiny_config
 
-TIMING = ("images_per_second", "input_wait")
 NET = {"name": "cnn", "params": {"widths": [8], "convs_per_stage": 1, "dropout": 0.2}}
 MIXING = {"augment": {"mixup": {"alpha": 0.8}}}
 BASE = {
@@ -34,7 +34,7 @@ BASE = {
 
 
 def numbers(tracker):
-    return [(step, {k: v for k, v in values.items() if k not in TIMING}) for step, values in tracker.records]
+    return [(step, {k: v for k, v in values.items() if k not in RATES}) for step, values in tracker.records]
 
 
 def several(count, **changes):
