@@ -8,7 +8,6 @@ Needs this package's models, optim and engine.step, and none of the libraries th
 
 import dataclasses
 import gc
-import importlib.util
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -29,6 +28,7 @@ from mlvlab_jax.engine.mesh import batch_sharding, make_mesh
 from mlvlab_jax.engine.state import TrainState, create_state
 from mlvlab_jax.engine.step import SCALARS, compile_train_step, make_train_step
 from mlvlab_jax.hardware import find_hardware
+from mlvlab_jax.models.build import build_model
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import make_optimizer
 from mlvlab_jax.optim.horizon import Horizon
@@ -87,10 +87,7 @@ def make_side(case: Case) -> Side:
 def make_model(case: Case, training: TrainingConfig, device: Any) -> Model:
     """The case's network, as the trainer would build it for the device."""
     spec, image = make_spec(MODELS, case.network, **case.params), ImageSpec(*case.image)
-    if importlib.util.find_spec("mlvlab_jax.models.build"):
-        build = importlib.import_module("mlvlab_jax.models.build").build_model
-        return build(spec, training=training, num_classes=case.num_classes, image=image, device=device)
-    return MODELS.build(spec, num_classes=case.num_classes, image=image, dtype=jnp.dtype(case.precision))
+    return build_model(spec, training=training, num_classes=case.num_classes, image=image, device=device)
 
 
 def make_batch(case: Case) -> dict[str, np.ndarray]:
