@@ -106,8 +106,34 @@ def _serving() -> Iterator[Question]:
     yield Question("shifts found within two windows", "", "drift", "M2_found_within_two_windows", goal=0.95)
 
 
+def _dispatch() -> Iterator[Question]:
+    name = "several updates a dispatch, update under 5 ms: rate"
+    yield Question(name, "one update a dispatch", "steps_per_dispatch", "C5_several_over_one", (), 1.1, 1.5)
+    ours, peer = "24 blocks in one loop", "a program for each block"
+    for text, which, floor, goal in (("time to compile", "compile", 0.4, 0.25), ("step time", "step", 1.08, 1.05)):
+        value, repeats = f"{which}_scanned_over_unrolled", ("ratios", which)
+        yield Question(f"{ours}: {text}", peer, "compile_time", value, repeats, floor, goal, lower=True)
+    text, repeats = "clock, ledger and profiler: time a step", ("results", "us_a_step")
+    yield Question(text, "", "telemetry_cost", "us_a_step", repeats, goal=20, lower=True, unit="us")
+
+
+def _plans() -> Iterator[Question]:
+    text = "roofline MFU of ViT-B/16 on v5e:4x4, as compiled"
+    yield Question(text, "", "plan", "T1 MFU by cost_analysis", floor=0.45, goal=0.6)
+    name = "ViT-L, 16 chips, sharded weights"
+    yield Question(f"{name}: memory", "a copy on each", "plan", "T2 memory / replicated", (), 0.6, 0.3, lower=True)
+    text, peer = f"{name}: bytes sent", "3 x bytes of the weights"
+    yield Question(text, peer, "plan", "T2 sent / 3 x parameter bytes", (), 1.3, 1.05, lower=True)
+    text = "ViT-g from 16 to 256 chips, of linear at the roofline"
+    yield Question(text, "", "plan", "T3 scaling from 16 to 256 chips", goal=0.9)
+    for name in ("data", "fsdp", "tensor", "fsdp and tensor"):
+        text, value = f"ViT-S on 1 to 8 devices, {name}: of linear at the roofline", f"{name}: of linear from 1 to 8"
+        yield Question(text, "", "scaling", value)
+
+
 QUESTIONS = (
     *_steps(),
+    *_dispatch(),
     *(
         Question(
             f"trainer with everything on, {model}: step rate",
@@ -143,6 +169,7 @@ QUESTIONS = (
         lower=True,
         unit="s",
     ),
+    *_plans(),
     *_data(),
     *_serving(),
     Question(

@@ -20,7 +20,7 @@ BENCHMARKS = (
     *("step_time", "trainer_overhead", "telemetry_cost", "steps_per_dispatch", "compile_time", "checkpoint"),
     *("startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
-    "plan",
+    *("plan", "scaling"),
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 

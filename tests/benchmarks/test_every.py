@@ -68,3 +68,14 @@ def test_step_time_runs_without_the_peer_and_says_so(tmp_path):
     ours, bare = (measured["prepared"][kind]["updates"] for kind in ("ours", "bare"))
     assert ours[1]["loss"] == pytest.approx(bare[1]["loss"], rel=1e-4)
     assert ours[1]["loss"] < ours[0]["loss"]
+
+
+def test_scaling_reads_what_is_sent_from_the_compiled_programs(tmp_path):
+    found = run_quick("scaling", tmp_path)["results"]
+    halves = found["data 2"]
+    # All gradients once round the ring of two: half of them there, half of them back.
+    assert halves["sent_bytes"] == pytest.approx(4 * halves["num_params"], rel=0.01)
+    assert found["one device"]["sent_bytes"] == 0
+    assert "all-gather" in found["fsdp 2"]["sent_by_kind"]
+    for measured in (found["data 2"], found["fsdp 2"], found["tensor 2"]):
+        assert 0 < measured["scaling"]["apart"] <= measured["scaling"]["overlapped"] <= 1.01
