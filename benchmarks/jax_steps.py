@@ -148,7 +148,7 @@ _made: list[Side] = []
 
 
 def describe() -> dict[str, object]:
-    """Device, its peak in bfloat16 (None: not known), versions, and the fields that a transformer has here."""
+    """Device, its peak in bfloat16 (None: not known), and versions."""
     device = jax.devices()[0]
     hardware = find_hardware(device.device_kind)
     return {
@@ -156,7 +156,6 @@ def describe() -> dict[str, object]:
         "device": device.device_kind,
         "peak_flops": hardware and hardware.bfloat16_flops,
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
-        "fields": [field.name for field in dataclasses.fields(MODELS.entry("vision_transformer").params)],
     }
 
 

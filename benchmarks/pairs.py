@@ -20,6 +20,8 @@ REQUESTS: dict[str, dict[str, object]] = {
     "ours": {"kind": "ours", "changes": {}},
     "bare": {"kind": "bare", "changes": {}},
     "xla_attention": {"kind": "ours", "changes": {"attention": "xla"}},
+    "grouped": {"kind": "ours", "changes": {"depthwise": "grouped"}},
+    "shifted": {"kind": "ours", "changes": {"depthwise": "shifted"}},
     "scan": {"kind": "ours", "changes": {"scan_layers": True}},
     "torch_eager": {"kind": "torch_eager"},
     "torch_compile": {"kind": "torch_compile"},

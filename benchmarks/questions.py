@@ -62,12 +62,15 @@ def _steps() -> Iterator[Question]:
         "C1_vit_28": "training step, ViT (28 x 28, width 128, depth 6)",
         "C1_vit_s_224": "training step, ViT-S/16 at 224",
         "C2_resnet18_32": "training step, ResNet-18 at 32 x 32",
+        "C3_convnext_t_224": "training step, ConvNeXt-T at 224",
     }
     peers = {
         "C1": {"torch_eager": (0.75, 1.1), "torch_compile": (0.7, 1.0), "bare": (None, None)},
         "C2": {"torch_eager": (0.4, 0.75), "torch_compile": (None, None), "bare": (None, None)},
+        "C3": {"grouped": (3, 8), "torch_eager": (0.5, 0.9), "torch_compile": (None, None)},
     }
     words = {"torch_eager": "PyTorch, eager", "torch_compile": "torch.compile", "bare": "bare JAX"}
+    words["grouped"] = "XLA's grouped convolution"
     for name, text in names.items():
         for peer, (floor, goal) in peers[name[:2]].items():
             repeats = ("results", name, "our_rate_over", peer)

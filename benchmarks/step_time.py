@@ -1,8 +1,8 @@
-"""Goals C1 and C2: our training step beside bare JAX, PyTorch's eager mode and torch.compile; same network and weights.
+"""Goals C1 to C3: our training step beside bare JAX, PyTorch's eager mode and torch.compile; same network and weights.
 
 The sides are two processes that take turns; the one that is not timed sleeps in a read. Before that, both compute loss
 and gradient at the same weights on the same batch, which must agree to 1e-4, and the loss after one update to 1e-3.
-C3 (the depthwise block) waits for a network that has one.
+C3 is ConvNeXt-T, ours also with XLA's grouped convolution in place of its own form of the depthwise one.
 
 The peer needs an interpreter with what benchmarks/requirements-torch.txt lists: --torch-python PATH, TORCH_PYTHON, or
 --make-torch, which makes one.
@@ -24,21 +24,24 @@ OURS, PEERS = ("ours", "bare"), ("torch_eager", "torch_compile")
 NUM_REPEATS, TURN_S, PAUSE_S, TIMEOUT_S = 7, 3.0, 0.3, 1200.0
 _SMALL_VIT = {"hidden_size": 128, "num_heads": 4, "num_layers": 6, "patch_size": 4}
 _TINY_VIT = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "patch_size": 4}
+_CONVNEXT_T = {"depths": [3, 3, 9, 3], "widths": [96, 192, 384, 768]}
 CASES = {
     "C1_vit_28": Case("vision_transformer", _SMALL_VIT, (28, 28, 1), 10, 128),
     "C1_vit_s_224": Case("vision_transformer", {"variant": "S", "patch_size": 16}, (224, 224, 3), 1000, 16),
     "C2_resnet18_32": Case("resnet", {"depth": 18, "stem": "small"}, (32, 32, 3), 10, 32),
+    "C3_convnext_t_224": Case("convnext", {**_CONVNEXT_T, "patch_size": 4}, (224, 224, 3), 1000, 4),
 }
 QUICK_CASES = {
     "C1_tiny": Case("vision_transformer", _TINY_VIT, (8, 8, 1), 10, 4),
     "C2_tiny": Case("resnet", {"depth": 18, "stem": "small"}, (8, 8, 3), 10, 4),
+    "C3_tiny": Case("convnext", {"depths": [1] * 4, "widths": [4, 4, 8, 8], "patch_size": 1}, (8, 8, 3), 10, 4),
 }
 
 
 def measure_case(case: Case, ours: Worker, peer: Worker | None, *, quick: bool) -> dict[str, Any]:
     """How equal the sides are, seconds of compilation, milliseconds a step by kind and the ratios."""
     pair = Pair(case, ours, peer, TIMEOUT_S)
-    kinds = (*OURS, *(PEERS if peer else ()))
+    kinds = (*OURS, *(("grouped",) if case.network == "convnext" else ()), *(PEERS if peer else ()))
     equal = pair.make(check=True)
     prepared = pair.prepare(kinds, together=False)
     num_repeats, turn_s = (1, 0.0) if quick else (NUM_REPEATS, TURN_S)

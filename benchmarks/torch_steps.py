@@ -17,6 +17,7 @@ import numpy as np
 import timm
 import torch
 from cases import LEARNING_RATE, WEIGHT_DECAY, Case
+from timm.models.convnext import ConvNeXt
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional
@@ -54,6 +55,9 @@ def make_network(case: Case) -> torch.nn.Module:
             network.conv1 = torch.nn.Conv2d(channels, 64, 3, padding=1, bias=False)
             network.maxpool = torch.nn.Identity()
         return network
+    if case.network == "convnext":
+        sizes = {"in_chans": channels, "num_classes": case.num_classes, "patch_size": params["patch_size"]}
+        return ConvNeXt(depths=params["depths"], dims=params["widths"], **sizes)
     hidden, heads, layers = SIZES[params.get("variant", "B")]
     hidden = params.get("hidden_size", hidden)
     return VisionTransformer(

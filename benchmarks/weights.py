@@ -16,14 +16,14 @@ def name_for_timm(network: str, params: Mapping[str, Any], *, num_heads: int, pa
     """Parameters (or gradients) of ours as timm's state dict.
 
     Args:
-        network: "vision_transformer" or "resnet".
+        network: "vision_transformer", "resnet" or "convnext".
         params: Nested dict of arrays.
         num_heads: Of the transformer.
-        patch_size: Of the transformer, in pixels.
+        patch_size: Of the transformer or the first layer of ConvNeXt, in pixels.
     """
     if network == "vision_transformer":
         return dict(_name_vit(params, num_heads, patch_size))
-    return dict(_name_resnet(params))
+    return dict(_name_convnext(params, patch_size) if network == "convnext" else _name_resnet(params))
 
 
 def perturb(name: str, value: np.ndarray) -> np.ndarray:
@@ -50,10 +50,7 @@ def _name_vit(params: Mapping[str, Any], num_heads: int, patch_size: int) -> Ite
     for name in params:
         if name.startswith("block"):
             yield from _name_block(f"blocks.{name.removeprefix('block')}", params[name], num_heads)
-    kernel = np.asarray(params["patch_embed"]["kernel"])
-    patches = kernel.reshape(patch_size, patch_size, -1, kernel.shape[-1]).transpose(3, 2, 0, 1)
-    yield "patch_embed.proj.weight", patches
-    yield "patch_embed.proj.bias", np.asarray(params["patch_embed"]["bias"])
+    yield from _name_patches("patch_embed.proj", params["patch_embed"], patch_size)
     yield "pos_embed", np.asarray(params["pos_embed"])
     yield "cls_token", np.asarray(params["cls"])
     yield from _name_norm("norm", params["norm"])
@@ -90,6 +87,34 @@ def _name_resnet(params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
         if "shortcut" in block:
             yield f"{place}.downsample.0.weight", _turn_kernel(block["shortcut"])
             yield from _name_norm(f"{place}.downsample.1", block["shortcut_norm"])
+
+
+def _name_convnext(params: Mapping[str, Any], patch_size: int) -> Iterator[tuple[str, np.ndarray]]:
+    yield from _name_patches("stem.0", params["stage0_reduce"], patch_size)
+    yield from _name_norm("stem.1", params["stem_norm"])
+    yield from _name_norm("head.norm", params["norm"])
+    yield from _name_dense("head.fc", params["head"])
+    for name, part in params.items():
+        stage, _, which = name.removeprefix("stage").partition("_")
+        if which == "norm" and stage.isdecimal():
+            yield from _name_norm(f"stages.{stage}.downsample.0", part)
+        elif which == "reduce" and stage != "0":
+            yield from _name_patches(f"stages.{stage}.downsample.1", part, 2)
+        elif which.isdecimal():
+            place = f"stages.{stage}.blocks.{which}"
+            yield f"{place}.conv_dw.weight", _turn_kernel(part["depthwise"])
+            yield f"{place}.conv_dw.bias", np.asarray(part["depthwise"]["bias"])
+            yield from _name_norm(f"{place}.norm", part["norm"])
+            yield from _name_dense(f"{place}.mlp.fc1", part["mlp_in"])
+            yield from _name_dense(f"{place}.mlp.fc2", part["mlp_out"])
+            yield f"{place}.gamma", np.asarray(part["layer_scale"])
+
+
+def _name_patches(name: str, dense: Mapping[str, Any], size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """A matrix on squares of pixels as a convolution of that stride."""
+    kernel = np.asarray(dense["kernel"])
+    yield f"{name}.weight", kernel.reshape(size, size, -1, kernel.shape[-1]).transpose(3, 2, 0, 1)
+    yield f"{name}.bias", np.asarray(dense["bias"])
 
 
 def _turn_kernel(conv: Mapping[str, Any]) -> np.ndarray:

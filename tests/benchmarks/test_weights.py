@@ -35,10 +35,13 @@ def vit(weights):
 def test_every_number_is_kept(weights, vit):
     resnet = init("resnet", depth=50, width=4)
     named = weights.name_for_timm("resnet", resnet, num_heads=0, patch_size=0)
-    for params, renamed in ((vit[0], vit[1]), (resnet, named)):
+    convnext = init("convnext", depths=[1, 2], widths=[4, 8], patch_size=2)
+    named_convnext = weights.name_for_timm("convnext", convnext, num_heads=0, patch_size=2)
+    for params, renamed in ((vit[0], vit[1]), (resnet, named), (convnext, named_convnext)):
         before = np.sort(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)]))
         np.testing.assert_array_equal(np.sort(np.concatenate([leaf.ravel() for leaf in renamed.values()])), before)
     assert {"layer1.0.downsample.0.weight", "layer4.2.conv3.weight", "layer2.3.bn3.bias", "fc.weight"} <= set(named)
+    assert {"stages.1.downsample.1.weight", "stages.1.blocks.1.conv_dw.weight", "head.fc.bias"} <= set(named_convnext)
 
 
 def test_queries_keys_and_values_of_a_head_stay_its_own(vit):

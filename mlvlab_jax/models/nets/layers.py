@@ -53,7 +53,7 @@ class StochasticDepth(nn.Module):
     rate: float | Array
 
     @nn.compact
-    def __call__(self, branch: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+    def __call__(self, branch: Float[Array, "b *n d"], train: bool) -> Float[Array, "b *n d"]:
         if not train or (isinstance(self.rate, float) and self.rate == 0):
             return branch
         shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
