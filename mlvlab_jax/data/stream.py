@@ -108,18 +108,17 @@ class _TrainBatches:
 
     def _order_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Example at each of this process's rows of a batch, and how often it had been seen before."""
-        first = step * self._batch_size
-        return self._locate(np.arange(first, first + self._batch_size)[self._shard.rows(self._batch_size)])
-
-    def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Example at each position of the endless stream, and how often it had been seen before."""
-        epochs, offsets = np.divmod(positions, self._split.epoch_size)
-        ids, passes = np.empty(len(positions), np.int64), np.empty(len(positions), np.int32)
-        for epoch in np.unique(epochs).tolist():
-            chosen = epochs == epoch
+        rows = self._shard.rows(self._batch_size)
+        position, end = (step * self._batch_size + row for row in (rows.start, rows.stop))
+        ids, passes = [], []
+        while position < end:
+            epoch, offset = divmod(position, self._split.epoch_size)
             order, seen = self._order(epoch)
-            ids[chosen], passes[chosen] = order[offsets[chosen]], seen[offsets[chosen]]
-        return ids, passes
+            part = slice(offset, offset + end - position)
+            ids.append(order[part])
+            passes.append(seen[part])
+            position += len(ids[-1])
+        return np.concatenate(ids), np.concatenate(passes)
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """`order_epoch`, of which the last two are kept."""
