@@ -45,7 +45,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
     mode = config.training.early_stopping.mode
-    with CheckpointStore(parsed.workdir / "checkpoints", config.checkpoint, mode=mode) as store:
+    with CheckpointStore(parsed.workdir / "checkpoints", config.checkpoint, mode=mode, read_only=True) as store:
         step = store.resolve(parsed.checkpoint)
         experiment = make_experiment(config)
         splits = experiment.data.splits

@@ -159,8 +159,8 @@ class CheckpointConfig:
 
     every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Steps between saves, beside those after an improvement and at the end; null saves at each evaluation."""
-    keep_last: Positive = Field(default=1, json_schema_extra=OPERATIONAL)
-    """Newest checkpoints kept."""
+    keep_last: Annotated[int, Field(ge=2)] = Field(default=2, json_schema_extra=OPERATIONAL)
+    """Newest checkpoints kept; two at least, so that a damaged one leaves another to go on from."""
     keep_best: Positive = Field(default=1, json_schema_extra=OPERATIONAL)
     """Best checkpoints kept, by the early-stopping metric."""
 

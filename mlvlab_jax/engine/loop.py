@@ -20,6 +20,7 @@ from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
 from mlvlab_jax.engine.mesh import replicate
 from mlvlab_jax.engine.progress import LateMetrics, Progress
+from mlvlab_jax.engine.recovery import recover
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
@@ -73,7 +74,10 @@ def run(
         tracker.note(line)
     identity, versions = dict(experiment.data.identity), _version_trees(experiment)
     manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
-    with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=config.training.early_stopping.mode) as store:
+    folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
+    with attempt.clock.phase("checkpoint"):
+        newest = recover(folder, tracker.note)
+    with CheckpointStore(folder, config.checkpoint, mode=mode) as store:
         quarantine = Quarantine(
             workdir / "quarantine.jsonl",
             sizes={name: len(split) for name, split in experiment.data.splits.items()},
@@ -81,7 +85,7 @@ def run(
             writes=is_first(),
         )
         shared = SharedQuarantine(quarantine)
-        trainer = Trainer(config, experiment, store, tracker, attempt, shared, describe_tags(manifest))
+        trainer = Trainer(config, experiment, store, tracker, attempt, shared, describe_tags(manifest), newest)
         in_memory, first_step = experiment.data.train.source.resident, trainer.progress.step
         attempt.begin(config, in_memory=in_memory, first_step=first_step, note=tracker.note)
         try:
@@ -107,6 +111,7 @@ class Trainer:
         attempt: AttemptLog,
         quarantine: SharedQuarantine,
         tags: Mapping[str, str],
+        resume_from: int | None = None,
     ) -> None:
         self._config = config
         self._experiment = experiment
@@ -121,10 +126,9 @@ class Trainer:
         self.state = experiment.state
         self.best: TrainState | None = None
         self.progress = Progress()
-        if store.steps():
+        if resume_from is not None:
             with self._clock.phase("checkpoint"):
-                last = store.resolve("last")
-                self.state, tree = store.restore(last, experiment.state, experiment.layout)
+                self.state, tree = store.restore(resume_from, experiment.state, experiment.layout, verify=False)
                 self.progress = Progress.from_tree(tree)
 
     def train(self, stop_requested: Callable[[int], bool]) -> Literal["finished", "stopped early", "interrupted"]:

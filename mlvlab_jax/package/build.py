@@ -117,7 +117,8 @@ def open_run(workdir: Path, checkpoint: Which) -> Run:
     shape = config.mesh
     fits = shape.data * shape.fsdp * shape.tensor == jax.device_count() or shape.data == -1
     here = config if fits else dataclasses.replace(config, mesh=MeshConfig())
-    with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=config.training.early_stopping.mode) as store:
+    mode = config.training.early_stopping.mode
+    with CheckpointStore(workdir / "checkpoints", config.checkpoint, mode=mode, read_only=True) as store:
         step = store.resolve(checkpoint)
         saved = store.saved_at(step)
         experiment = make_experiment(here)

@@ -97,7 +97,8 @@ def test_best_and_last_are_kept_and_the_test_is_of_the_best(tmp_path, tracker):
     best_step = max(measured, key=lambda step: (measured[step], -step))
     assert result.summary["best"]["step"] == best_step
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
-    assert kept == sorted({best_step, result.progress.step})
+    assert max(measured) == result.progress.step
+    assert kept == sorted({best_step, *sorted(measured)[-2:]})
     experiment = make_experiment(config)
     with CheckpointStore(tmp_path / "checkpoints", config.checkpoint, mode="max") as store:
         state, _ = store.restore(best_step, experiment.state, experiment.layout)

@@ -1,0 +1,80 @@
+"""Whether a folder of files is still what was written: integrity.json in it, size and SHA-256 of every other file."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlvlab_jax.files import sha256_file, write_json
+
+NAME = "integrity.json"
+_FORMAT = 1
+_NUM_THREADS, _SHOWN = 8, 5
+
+
+class FileRecord(NamedTuple):
+    """size: in bytes. sha256: hex."""
+
+    size: int
+    sha256: str
+
+
+def seal(folder: Path) -> None:
+    """Writes integrity.json, atomically; `folder` must be complete."""
+    content: dict[str, Any] = {"format": _FORMAT, "files": measure_files(folder)}
+    write_json(folder / NAME, {**content, "sha256": _digest(content)})
+
+
+def find_damage(folder: Path) -> list[str]:
+    """What is not as it was sealed, a line each with the file's path below `folder`; empty where all is as it was."""
+    path = folder / NAME
+    if not path.is_file():
+        return [f"{NAME}: missing; the save was cut off"]
+    try:
+        sealed = json.loads(path.read_bytes())
+        recorded = {name: FileRecord(*record) for name, record in sealed["files"].items()}
+        whole = sealed.pop("sha256") == _digest(sealed)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        return [f"{NAME}: damaged itself"]
+    if sealed["format"] > _FORMAT:
+        return [f"{NAME}: format {sealed['format']}, newer than the {_FORMAT} known here; upgrade mlvlab_jax"]
+    return [*_compare(recorded, measure_files(folder))]
+
+
+def summarise(damage: list[str]) -> str:
+    """The first few lines of what `find_damage` found, and how many more there are."""
+    more = [f"and {len(damage) - _SHOWN} more"] if len(damage) > _SHOWN else []
+    return "; ".join([*damage[:_SHOWN], *more])
+
+
+def measure_files(folder: Path) -> dict[str, FileRecord]:
+    """Size and digest of every file below `folder` but integrity.json, by its path there."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+
+    def measure(name: str) -> FileRecord:
+        return FileRecord((folder / name).stat().st_size, sha256_file(folder / name))
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return dict(zip(names, pool.map(measure, names), strict=True))
+
+
+def _compare(recorded: Mapping[str, FileRecord], found: Mapping[str, FileRecord]) -> list[str]:
+    lines = []
+    for name in sorted({*recorded, *found}):
+        if name not in found:
+            lines.append(f"{name}: missing")
+        elif name not in recorded:
+            lines.append(f"{name}: was not there when it was saved")
+        elif found[name].size != recorded[name].size:
+            lines.append(f"{name}: {found[name].size} bytes, expected {recorded[name].size}")
+        elif found[name] != recorded[name]:
+            lines.append(f"{name}: other bytes than were saved")
+    return lines
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Every change to a sealed folder is found, whatever file and bit it is in."""
+
+import json
+import shutil
+
+import pytest
+
+from mlvlab_jax.engine.integrity import NAME, find_damage, seal, summarise
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    folder = tmp_path / "7"
+    (folder / "state" / "d").mkdir(parents=True)
+    (folder / "state" / "d" / "array").write_bytes(bytes(range(256)) * 5)
+    (folder / "progress").write_text('{"step": 7}')
+    (folder / "empty").touch()
+    seal(folder)
+    return folder
+
+
+def flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def test_what_was_sealed_is_whole_wherever_it_is_moved(sealed, tmp_path):
+    assert find_damage(sealed) == []
+    assert find_damage(shutil.copytree(sealed, tmp_path / "elsewhere" / "7")) == []
+
+
+def test_a_flipped_bit_is_found_in_every_file(sealed):
+    names = ["state/d/array", "progress", NAME]
+    for name in names:
+        path = sealed / name
+        whole = path.read_bytes()
+        for bit in range(0, 8 * len(whole), 7):
+            flip(path, bit)
+            assert find_damage(sealed), (name, bit)
+            path.write_bytes(whole)
+    assert find_damage(sealed) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda folder: (folder / "progress").unlink(), "progress: missing"),
+        (lambda folder: (folder / "progress").write_text("{}"), "progress: 2 bytes, expected 11"),
+        (lambda folder: (folder / "progress").write_text('{"step": 8}'), "progress: other bytes than were saved"),
+        (lambda folder: (folder / "empty").write_text("x"), "empty: 1 bytes, expected 0"),
+        (lambda folder: (folder / "more").touch(), "more: was not there when it was saved"),
+        (lambda folder: (folder / NAME).unlink(), "integrity.json: missing; the save was cut off"),
+        (lambda folder: (folder / NAME).write_text("{}"), "integrity.json: damaged itself"),
+        (lambda folder: (folder / NAME).write_text("[]"), "integrity.json: damaged itself"),
+        (lambda folder: (folder / NAME).write_bytes(b"\xff"), "integrity.json: damaged itself"),
+    ],
+)
+def test_it_says_which_file_is_how(sealed, change, expected):
+    change(sealed)
+    assert find_damage(sealed) == [expected]
+
+
+def test_a_newer_format_is_no_damage_but_cannot_be_read(sealed, monkeypatch):
+    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 2)
+    seal(sealed)
+    monkeypatch.undo()
+    assert json.loads((sealed / NAME).read_text())["format"] == 2
+    assert find_damage(sealed) == ["integrity.json: format 2, newer than the 1 known here; upgrade mlvlab_jax"]
+
+
+def test_a_long_list_is_cut():
+    assert summarise(["a"]) == "a"
+    assert summarise(list("abcdefg")) == "a; b; c; d; e; and 2 more"

@@ -1,0 +1,131 @@
+"""A run goes on from its newest intact checkpoint, and ends as if nothing had happened."""
+
+import shutil
+
+import pytest
+
+from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.experiment import make_experiment
+from mlvlab_jax.engine.integrity import NAME, find_damage
+from mlvlab_jax.engine.loop import run
+from mlvlab_jax.engine.recovery import list_steps, recover
+from mlvlab_jax.errors import CheckpointError
+from mlvlab_jax.trees import compute_digest
+from tests.conftest import RecordingTracker, tiny_config
+from tests.engine.test_integrity import flip
+
+CONFIG = tiny_config(checkpoint={"every_steps": 4})
+
+
+class NotingTracker(RecordingTracker):
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run stopped at step 10, with checkpoints of 8 and 10, and one that was never stopped."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(CONFIG, workdir=folder / "cut", tracker=RecordingTracker(), stop_requested=lambda step: step == 10)
+    whole = run(CONFIG, workdir=folder / "whole", tracker=RecordingTracker())
+    return folder / "cut", compute_digest(whole.state)
+
+
+@pytest.fixture
+def copy(stopped, tmp_path):
+    return shutil.copytree(stopped[0], tmp_path / "copy")
+
+
+def files_of(step):
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def test_every_checkpoint_of_a_run_is_sealed(stopped):
+    folder = stopped[0] / "checkpoints"
+    steps = list_steps(folder)
+    assert len(steps) >= 2
+    assert steps[-1] == 10
+    assert [find_damage(folder / str(step)) for step in steps] == [[] for _ in steps]
+    assert recover(folder, pytest.fail) == 10
+
+
+def test_a_bit_in_any_file_of_the_newest_step_sends_the_run_back_to_the_one_before(stopped, tmp_path):
+    source = stopped[0] / "checkpoints"
+    before = list_steps(source)[-2]
+    names = [path.relative_to(source) for path in files_of(source / "10")]
+    assert len(names) >= 8
+    for number, name in enumerate(names):
+        folder = shutil.copytree(source, tmp_path / str(number) / "checkpoints")
+        size = (folder / name).stat().st_size
+        flip(folder / name, 8 * (size // 2)) if size else (folder / name).write_bytes(b"x")
+        told = []
+        assert recover(folder, told.append) == before, name
+        assert list_steps(folder)[-1] == before
+        assert (tmp_path / str(number) / "quarantine" / "10").is_dir()
+        assert len(told) == 1
+        assert told[0].startswith("checkpoint 10 is damaged: ")
+        assert told[0].endswith(f"going on from step {before}")
+
+
+def test_the_run_that_goes_back_ends_bitwise_as_one_that_was_never_stopped(stopped, copy):
+    state = max(files_of(copy / "checkpoints" / "10" / "state"), key=lambda path: path.stat().st_size)
+    flip(state, 8 * (state.stat().st_size // 2))
+    tracker = NotingTracker()
+    resumed = run(CONFIG, workdir=copy, tracker=tracker)
+    assert any("checkpoint 10 is damaged" in text for text in tracker.notes)
+    assert tracker.info.first_step < 10
+    assert compute_digest(resumed.state) == stopped[1]
+
+
+def test_a_save_that_was_cut_off_is_passed_over(copy):
+    (copy / "checkpoints" / "10" / NAME).unlink()
+    (copy / "checkpoints" / "12.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    told = []
+    assert recover(copy / "checkpoints", told.append) < 10
+    assert "integrity.json: missing; the save was cut off" in told[0]
+
+
+def test_where_none_is_intact_nothing_is_moved_and_nothing_started_afresh(copy):
+    folder = copy / "checkpoints"
+    steps = list_steps(folder)
+    for step in steps:
+        (folder / str(step) / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint is intact:\n  step 10: _CHECKPOINT_METADATA: missing\n"):
+        run(CONFIG, workdir=copy, tracker=RecordingTracker())
+    assert list_steps(folder) == steps
+    assert not (copy / "quarantine").exists()
+
+
+def test_a_folder_without_checkpoints_starts_at_the_beginning(tmp_path):
+    assert recover(tmp_path / "none", pytest.fail) is None
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "5").write_text("a file")
+    assert recover(tmp_path, pytest.fail) is None
+
+
+def test_a_reader_refuses_a_damaged_step_and_names_the_others(copy):
+    folder = copy / "checkpoints"
+    flip(folder / "10" / "_CHECKPOINT_METADATA", 8)
+    experiment = make_experiment(CONFIG)
+    with CheckpointStore(folder, CONFIG.checkpoint, mode="min", read_only=True) as store:
+        others = [step for step in store.steps() if step != 10]
+        with pytest.raises(
+            CheckpointError, match=r"10: the checkpoint is damaged: _CHECKPOINT_METADATA: other bytes"
+        ) as e:
+            store.restore(10, experiment.state, experiment.layout)
+        assert str(e.value).endswith(f"there are also the steps {others}")
+        store.restore(others[-1], experiment.state, experiment.layout)
+
+
+def test_a_reader_leaves_what_is_being_saved_alone(copy):
+    going_on = copy / "checkpoints" / "12.orbax-checkpoint-tmp"
+    going_on.mkdir()
+    with CheckpointStore(copy / "checkpoints", CONFIG.checkpoint, mode="min", read_only=True) as store:
+        assert 12 not in store.steps()
+    assert going_on.is_dir()
+    with pytest.raises(CheckpointError, match="none: no such folder, so no checkpoint; check --workdir"):
+        CheckpointStore(copy / "none", CONFIG.checkpoint, mode="min", read_only=True)
