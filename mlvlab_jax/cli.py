@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "checkpoint": ("checkpoints", "look at what a run has saved: ls, verify, show, export"),
+    "verify-resume": ("verify_resume", "kill a run again and again, and prove that it ends as if it had not been"),
     "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
     "serve": ("serve", "answer over HTTP with a model of the registry, or with a package"),
@@ -38,7 +39,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """`mlvlab COMMAND ...`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    listed = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
+    listed = "\n".join(f"  {name:<15}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="mlvlab",
         description="One YAML file in, a reproducible vision model out.",

@@ -5,9 +5,7 @@ import contextlib
 import datetime
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,24 +92,15 @@ def _run(config: Any, workdir: Path, clock: "PhaseClock") -> dict[str, Any]:
         from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
         from mlvlab_jax.engine.distributed import is_first
         from mlvlab_jax.engine.loop import run
+        from mlvlab_jax.engine.signals import AgreedStop, StopSignals
         from mlvlab_jax.tracking.multi import make_tracker
 
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
-    asked: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        """First signal: stop after this step and save. Second: stop now."""
-        if asked:
-            sys.exit(128 + number)
-        asked.append(number)
-
-    if threading.current_thread() is threading.main_thread():  # no other thread is told of signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, ask)
     tracker = make_tracker(config.tracking.trackers if is_first() else (), workdir=workdir)
-    with AttemptLog(workdir, clock=clock) as attempt:
-        result = run(config, workdir=workdir, tracker=tracker, stop_requested=lambda step: bool(asked), attempt=attempt)
+    with StopSignals() as heard, AttemptLog(workdir, clock=clock) as attempt:
+        stop = AgreedStop(lambda: heard.asked)
+        result = run(config, workdir=workdir, tracker=tracker, stop_requested=stop, attempt=attempt)
         if result.best is None:
             return result.summary
         with clock.phase("analyse"):

@@ -137,6 +137,9 @@ class TrainingConfig:
     """Updates the device makes for each call from the host, its examples held on the device; worth it where an update
     takes less than about 5 ms. Bit for bit the same as 1 on CPU; accelerators may round differently. Needs a training
     split that fits into `pipeline.max_memory_mib` on each device. On CPU compiling takes as many times longer."""
+    hang_timeout_s: Annotated[float, Field(gt=0)] | None = Field(default=600.0, json_schema_extra=OPERATIONAL)
+    """Seconds without progress in a training step after which the process ends with exit code 76 and the traces of all
+    threads; ten times as long while it compiles, evaluates or saves; null waits for ever."""
 
 
 @configclass

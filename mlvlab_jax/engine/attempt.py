@@ -19,6 +19,7 @@ from mlvlab_jax.engine.heartbeat import Heartbeat
 from mlvlab_jax.engine.profiler import Profiler
 from mlvlab_jax.engine.telemetry import PhaseClock
 from mlvlab_jax.engine.verdict import Circumstances, judge
+from mlvlab_jax.engine.watchdog import Watchdog
 
 
 class AttemptLog:
@@ -57,7 +58,7 @@ class AttemptLog:
         self._ledger.close(self.ended if kind is None else kind.__name__)
 
     def begin(self, config: Config, *, in_memory: bool, first_step: int, note: Callable[[str], None]) -> None:
-        """Opens the ledger and listens for requests of traces; in the first process of several.
+        """Opens the ledger and listens for requests of traces, in the first process; watches for hangs in all.
 
         Args:
             config: What is run.
@@ -66,11 +67,22 @@ class AttemptLog:
             note: Told what becomes of traces.
         """
         self._now = lambda: self._describe_circumstances(config, in_memory=in_memory)
-        if jax.process_index() > 0:
-            return
-        self._ledger = Ledger(self._workdir / "goodput.jsonl", self.clock, first_step=first_step)
-        self._profiler = Profiler(self._workdir, config.tracking.profile, first_step=first_step + 1, note=note)
-        self._open.enter_context(Heartbeat([self._ledger.write, self._profiler.look]))
+        calls: list[Callable[[], None]] = []
+        if jax.process_index() == 0:
+            self._ledger = Ledger(self._workdir / "goodput.jsonl", self.clock, first_step=first_step)
+            self._profiler = Profiler(self._workdir, config.tracking.profile, first_step=first_step + 1, note=note)
+            calls += [self._ledger.write, self._profiler.look]
+        if config.training.hang_timeout_s is not None:
+            watchdog = Watchdog(
+                self.clock,
+                lambda: self._ledger.step,
+                limit_s=config.training.hang_timeout_s,
+                workdir=self._workdir,
+                process=(jax.process_index(), jax.process_count()),
+            )
+            self._open.callback(watchdog.close)
+            calls.append(watchdog.look)
+        self._open.enter_context(Heartbeat(calls))
 
     def step(self, first: int, last: int, *, settle: Callable[[], None]) -> AbstractContextManager[Any]:
         """Context of the training steps of one dispatch; `settle` waits for those before, where a trace begins or ends.

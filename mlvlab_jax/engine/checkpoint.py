@@ -226,6 +226,12 @@ class CheckpointStore:
             restored = reader.restore(folder, ocp.args.PyTreeRestore(restore_args=as_numpy))
         return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
 
+    def read_progress(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state of `step`."""
+        restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        progress: dict[str, Any] = restored["progress"]
+        return progress
+
     def restore(
         self, step: int, like: TrainState, layout: TrainState, *, verify: bool = True
     ) -> tuple[TrainState, dict[str, Any]]:

@@ -18,24 +18,35 @@ class PhaseClock:
     """Seconds by phase; every moment belongs to one phase, and an inner phase interrupts the outer.
 
     One thread enters phases, the one that made the clock; any may read.
+
+    Attributes:
+        turns: How often a phase was entered or left.
     """
 
     def __init__(self) -> None:
+        self.turns = 0
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._origin = self._started = time.perf_counter()
         self._stack = ["setup"]
         self._thread = threading.get_ident()
+
+    @property
+    def now(self) -> str:
+        """The phase."""
+        return self._stack[-1]
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Books the time of the block under `name`."""
         self._book()
         self._stack.append(name)
+        self.turns += 1
         try:
             yield
         finally:
             self._book()
             self._stack.pop()
+            self.turns += 1
 
     def move(self, seconds: float, *, to: str) -> None:
         """Books the last `seconds` under `to` in place of the phase now; nothing from a thread beside the run."""

@@ -1,0 +1,70 @@
+"""Real runs, really killed: each ends bit for bit as the one that was never touched."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mlvlab_jax.engine.outcome import list_differences, read_outcome
+from mlvlab_jax.verify_resume import main
+from tests.conftest import ROOT
+
+CONFIG = """
+model: {name: cnn, params: {widths: [4, 8], dropout: 0.2}}
+data: {name: digits}
+pipeline: {augment: {crop_padding: 1}}
+training: {batch_size: 64, num_epochs: 6, ema_decay: 0.99, early_stopping: {patience: 50}}
+schedule: {name: plateau, params: {patience: 1}}
+evaluation: {every_epochs: 0.5}
+checkpoint: {every_steps: 7}
+tracking: {log_every_steps: 5}
+"""
+
+
+def verify(tmp_path, monkeypatch, *, kills):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return main(["--config", "tiny.yaml", "--kills", str(kills), "--workdir", "proof", "--seed", "1"])
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_runs_end_bit_for_bit_as_the_unbroken_one(kills, tmp_path, monkeypatch, capsys):
+    assert verify(tmp_path, monkeypatch, kills=kills) == 0, capsys.readouterr().out
+    certificate = json.loads((tmp_path / "proof" / "certificate.json").read_text())
+    assert certificate["equal"]
+    assert len(certificate["kills"]) == kills
+    assert {kill["signal"] for kill in certificate["kills"]} == {"SIGKILL", "SIGTERM"}
+    assert certificate["steps"] > 100
+    shown = capsys.readouterr().out
+    assert f"{kills} kills: equal" in shown
+    check_that_differences_are_seen(tmp_path / "proof")
+
+
+def check_that_differences_are_seen(folder):
+    expected = read_outcome(folder / "unbroken")
+    copy = shutil.copytree(folder / "unbroken", folder / "copy")
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join([*lines[:4], *lines[3:]]))
+    found = list_differences(expected, read_outcome(copy))
+    step = json.loads(lines[3])["step"]
+    assert found == [f"metrics.jsonl: {len(lines) + 1} records, expected {len(lines)}; too often [{step}], missing []"]
+    name = "variables/params/head/bias"
+    digests = {**expected.digests, name: "0" * 64}
+    assert list_differences(expected, expected._replace(digests=digests)) == [f"state {name}: other bits"]
+    progress = {**expected.progress, "step": np.inf}
+    assert len(list_differences(expected, expected._replace(progress=progress))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--kills", "0"], "--kills 0: expected 1 or more"),
+        (["--workdir", "."], ".: is there already; expected a new folder"),
+    ],
+)
+def test_what_cannot_be_verified_is_refused_before_anything_runs(arguments, expected, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["--config", "configs/digits.yaml", *arguments]) == 64
+    assert expected in capsys.readouterr().err
