@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -45,13 +46,17 @@ def _lines(path: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(BENCHMARKS)}; default all")
-    names = parser.parse_args(arguments).names
+    parser.add_argument("--arguments", nargs="+", default=[], help="what the one benchmark named is given")
+    parsed = parser.parse_args(arguments)
+    names, given = parsed.names, parsed.arguments
+    if given and len(names) != 1:
+        parser.error(f"--arguments are for one benchmark; {len(names)} are named")
     if unknown := sorted(set(names) - set(BENCHMARKS)):
         parser.error(f"there is no benchmark {', '.join(unknown)}; expected some of {', '.join(BENCHMARKS)}")
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     for name in names or BENCHMARKS:
-        command = [sys.executable, str(HERE / f"{name}.py")]
+        command = [sys.executable, str(HERE / f"{name}.py"), *given]
         # This checkout is measured, whatever is installed.
         paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         done = subprocess.run(
@@ -67,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "skipped" in measured["summary"]:
             print(f"{name}: {measured['summary']['skipped']}")
             continue
-        report = {"command": f"python benchmarks/run.py {name}", **describe_machine(), **measured}
+        words = [name, *(["--arguments", *given] if given else [])]
+        report = {"command": f"python benchmarks/run.py {shlex.join(words)}", **describe_machine(), **measured}
         (results / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps(measured["summary"], indent=2))
     return 0
