@@ -52,8 +52,9 @@ def summarise(damage: list[str]) -> str:
 
 
 def measure_files(folder: Path) -> dict[str, FileRecord]:
-    """Size and digest of every file below `folder` but integrity.json, by its path there."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    """Size and digest of every file below `folder` but its own integrity.json, by its path there."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
+    names = sorted(str(path.relative_to(folder)) for path in files)
 
     def measure(name: str) -> FileRecord:
         return FileRecord((folder / name).stat().st_size, sha256_file(folder / name))

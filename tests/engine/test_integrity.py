@@ -50,6 +50,7 @@ def test_a_flipped_bit_is_found_in_every_file(sealed):
         (lambda folder: (folder / "progress").write_text('{"step": 8}'), "progress: other bytes than were saved"),
         (lambda folder: (folder / "empty").write_text("x"), "empty: 1 bytes, expected 0"),
         (lambda folder: (folder / "more").touch(), "more: was not there when it was saved"),
+        (lambda folder: (folder / "state" / NAME).touch(), "state/integrity.json: was not there when it was saved"),
         (lambda folder: (folder / NAME).unlink(), "integrity.json: missing; the save was cut off"),
         (lambda folder: (folder / NAME).write_text("{}"), "integrity.json: damaged itself"),
         (lambda folder: (folder / NAME).write_text("[]"), "integrity.json: damaged itself"),

@@ -72,6 +72,12 @@ def test_a_thousand_steps_of_uneven_length_are_no_hang(tmp_path, time_now):
                 pass
             time_now[0] += draw.uniform(1 / 3, 3)
             dog.look()
+    assert not (tmp_path / "hang-0.txt").exists()
+    with clock.phase("train"):
+        dog.look()
+        time_now[0] += 3.2
+        with pytest.raises(Ended):
+            dog.look()
 
 
 def test_it_names_who_is_behind_and_who_is_silent(tmp_path, time_now, capsys):
