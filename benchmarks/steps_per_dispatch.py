@@ -8,23 +8,17 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+from trainers import open_trainer
 
 from mlvlab_jax.config.load import load_config
 from mlvlab_jax.config.schema import Config
-from mlvlab_jax.data.quarantine import Quarantine
-from mlvlab_jax.engine.attempt import AttemptLog
-from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
-from mlvlab_jax.engine.loop import Trainer
-from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
-from mlvlab_jax.tracking.multi import make_tracker
 from mlvlab_jax.trees import compute_digest
 
 STEPS_PER_DISPATCH = 16
@@ -53,24 +47,16 @@ def run_steps(config: Config, experiment: Experiment) -> tuple[float, str]:
     """Milliseconds an update between the first dispatches and the last log, and the digest of the final state."""
     log_every = config.tracking.log_every_steps
     last, times = experiment.horizon.num_steps // log_every * log_every, {}
-    with tempfile.TemporaryDirectory() as folder:
-        tracker = make_tracker(config.tracking.trackers, workdir=Path(folder))
-        store = CheckpointStore(Path(folder) / "checkpoints", config.checkpoint, mode="min")
-        with store, AttemptLog(Path(folder)) as attempt:
-            attempt.begin(config, in_memory=True, first_step=0, note=print)
-            quarantine = SharedQuarantine(Quarantine(None, sizes={}, max_bad_fraction=0.0))
-            trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, {})
-            trainer.state = jax.tree.map(lambda x: x.copy(), experiment.state)
+    with open_trainer(config, experiment) as (trainer, _):
 
-            def note_time(step: int) -> bool:
-                if step in (log_every, last):
-                    jax.block_until_ready(trainer.state)
-                    times[step] = time.perf_counter()
-                return step >= last
+        def note_time(step: int) -> bool:
+            if step in (log_every, last):
+                jax.block_until_ready(trainer.state)
+                times[step] = time.perf_counter()
+            return step >= last
 
-            trainer.train(note_time)
-            digest = compute_digest(trainer.state)
-        tracker.finish()
+        trainer.train(note_time)
+        digest = compute_digest(trainer.state)
     return 1000 * (times[last] - times[log_every]) / (last - log_every), digest
 
 

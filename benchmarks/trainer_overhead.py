@@ -10,27 +10,20 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from trainers import open_trainer
 from turns import ROOT, alternate, compare
 
 from mlvlab_jax.config.load import load_config
 from mlvlab_jax.config.schema import Config
-from mlvlab_jax.data.quarantine import Quarantine
-from mlvlab_jax.engine.attempt import AttemptLog
-from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
-from mlvlab_jax.engine.loop import Trainer
-from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.step import make_train_step
-from mlvlab_jax.tracking.multi import make_tracker
 
 REPEATS = 11
 CONFIGS = {"digits": 8, "digits_vit_tiny": 8}
@@ -69,24 +62,16 @@ def our_steps_per_second(config: Config, experiment: Experiment, waits: list[flo
     The share of that time that went into waiting for input is added to `waits`.
     """
     last, times = experiment.horizon.num_steps - 1, {}
-    with tempfile.TemporaryDirectory() as folder:
-        tracker = make_tracker(config.tracking.trackers, workdir=Path(folder))
-        store = CheckpointStore(Path(folder) / "checkpoints", config.checkpoint, mode="min")
-        with store, AttemptLog(Path(folder)) as attempt:
-            attempt.begin(config, in_memory=True, first_step=0, note=print)
-            quarantine = SharedQuarantine(Quarantine(None, sizes={}, max_bad_fraction=0.0))
-            trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, tags={})
-            trainer.state = jax.tree.map(lambda x: x.copy(), experiment.state)
+    with open_trainer(config, experiment) as (trainer, attempt):
 
-            def note_time(step: int) -> bool:
-                if step in (1, last):
-                    jax.block_until_ready(trainer.state)
-                    times[step] = time.perf_counter()
-                return False
+        def note_time(step: int) -> bool:
+            if step in (1, last):
+                jax.block_until_ready(trainer.state)
+                times[step] = time.perf_counter()
+            return False
 
-            trainer.train(note_time)
-            seconds = attempt.clock.read()
-        tracker.finish()
+        trainer.train(note_time)
+        seconds = attempt.clock.read()
     waits.append(seconds["input"] / (seconds["input"] + seconds["train"]))
     return (last - 1) / (times[last] - times[1])
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlvlab_jax.cli import parse_checkpoint, run_command
+from mlvlab_jax.cli import parse_checkpoint, pick_action, run_command
 
 if TYPE_CHECKING:
     from mlvlab_jax.engine.checkpoint import CheckpointStore
@@ -24,15 +24,8 @@ class _Row(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    listed = "\n".join(f"  {name:<10}{text}" for name, (_, text) in _ACTIONS.items())
-    parser = argparse.ArgumentParser(
-        prog="mlvlab checkpoint",
-        description=__doc__,
-        epilog=f"actions:\n{listed}\n\n'mlvlab checkpoint ACTION --help' explains one.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("action", choices=_ACTIONS, metavar="ACTION")
-    action = parser.parse_args(arguments[:1]).action
+    texts = {name: text for name, (_, text) in _ACTIONS.items()}
+    action = pick_action("checkpoint", __doc__, texts, arguments)
     parsed = _make_parser(action).parse_args(arguments[1:])
     return run_command(lambda: _ACTIONS[action][0](parsed))
 

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser.parse_args(arguments[:1]).command
     module = importlib.import_module(f"mlvlab_jax.{COMMANDS[command][0]}")
     return int(module.main(arguments[1:]))
+
+
+def pick_action(command: str, description: str | None, texts: Mapping[str, str], arguments: Sequence[str]) -> str:
+    """The first argument of `mlvlab COMMAND ACTION ...`, or the help that lists the actions.
+
+    Args:
+        command: Its name.
+        description: Of the command.
+        texts: Action -> what it does.
+        arguments: Those after the command.
+    """
+    listed = "\n".join(f"  {name:<10}{text}" for name, text in texts.items())
+    parser = argparse.ArgumentParser(
+        prog=f"mlvlab {command}",
+        description=description,
+        epilog=f"actions:\n{listed}\n\n'mlvlab {command} ACTION --help' explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=texts, metavar="ACTION")
+    action: str = parser.parse_args(arguments[:1]).action
+    return action
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

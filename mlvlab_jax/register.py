@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlvlab_jax.cli import run_command
+from mlvlab_jax.cli import pick_action, run_command
 
 if TYPE_CHECKING:
     from mlvlab_jax.registry import ModelRegistry
@@ -20,15 +20,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    listed = "\n".join(f"  {name:<10}{text}" for name, (_, text, _) in _ACTIONS.items())
-    parser = argparse.ArgumentParser(
-        prog="mlvlab registry",
-        description=__doc__,
-        epilog=f"actions:\n{listed}\n\n'mlvlab registry ACTION --help' explains one.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("action", choices=_ACTIONS, metavar="ACTION")
-    action = parser.parse_args(arguments[:1]).action
+    texts = {name: text for name, (_, text, _) in _ACTIONS.items()}
+    action = pick_action("registry", __doc__, texts, arguments)
     # Not a sub-parser: those do not take positional arguments after options.
     parsed = _make_parser(action).parse_intermixed_args(arguments[1:])
     return run_command(lambda: _ACTIONS[action][0](parsed, _open_registry(parsed)))
