@@ -57,8 +57,10 @@ def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     clock = PhaseClock()
     with clock.phase("import"):
         from mlvlab_jax.engine.distributed import from_first, is_first, join, parse_place
+        from mlvlab_jax.engine.faults import refuse_outside_tests
         from mlvlab_jax.report.page import write_report
 
+    refuse_outside_tests()
     config, name = loaded.config, loaded.name
     place = parse_place(parsed.coordinator, num_processes=parsed.num_processes, process_id=parsed.process_id)
     join(place, timeout_s=parsed.join_timeout_s)

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from mlvlab_jax.engine.faults import strike
+
 #: "input" is waiting for the next batch: reading, decoding and placing that training did not hide. "compile" is the
 #: first step up to where it is handed to the device, and compiling in any other phase. "analyse" follows training: the
 #: evaluation of the result, its report.
@@ -42,6 +44,7 @@ class PhaseClock:
         self._stack.append(name)
         self.turns += 1
         try:
+            strike(name)
             yield
         finally:
             self._book()
