@@ -43,12 +43,16 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Updates made, early stopping, the open window, and the newest metrics by name."""
+    """Updates made, early stopping, the open window, and the newest metrics by name.
+
+    examples: `append_batch` of all batches whose scalars have been read, in their order.
+    """
 
     step: int = 0
     stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     window: Window = dataclasses.field(default_factory=Window)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    examples: int = 0
 
     def to_tree(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -57,7 +61,8 @@ class Progress:
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> "Progress":
         """The inverse of `to_tree`."""
-        return cls(tree["step"], EarlyStopping(**tree["stopping"]), Window(**tree["window"]), tree["metrics"])
+        stopping, window = EarlyStopping(**tree["stopping"]), Window(**tree["window"])
+        return cls(tree["step"], stopping, window, tree["metrics"], tree["examples"])
 
 
 class LateMetrics:

@@ -14,6 +14,7 @@ from mlvlab_jax.config.schema import PipelineConfig, TrainingConfig
 from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
 from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import CompileOptions
+from mlvlab_jax.engine.examples import digest_batch
 from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.state import TrainState
@@ -23,7 +24,7 @@ from mlvlab_jax.types import Tree
 
 Scalars = dict[str, jax.Array]
 #: Names of what a step reports.
-SCALARS = ("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate")
+SCALARS = ("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate", "examples")
 TrainStep = Callable[[TrainState, Tree], tuple[TrainState, Scalars]]
 
 _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1
@@ -57,8 +58,9 @@ def make_train_step(
 ) -> TrainStep:
     """The update as a pure function (state, batch) -> (state, scalars).
 
-    The scalars are sums over the batch (loss_sum, num_correct, num_examples) and the update's grad_norm and
-    learning_rate. Of a mixed example the label with more weight is the correct one.
+    The scalars are sums over the batch (loss_sum, num_correct, num_examples), the update's grad_norm and
+    learning_rate, and the `digest_batch` of its examples. Of a mixed example the label with more weight is the correct
+    one.
     """
 
     def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, Scalars]:
@@ -71,6 +73,7 @@ def make_train_step(
         scalars = sums | {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": optimizer.learning_rate(state.step, state.opt_state),
+            "examples": digest_batch(batch["example_id"], batch["epoch"]),
         }
         ema = _average(state.ema, variables, state.step, training.ema_decay)
         state = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
