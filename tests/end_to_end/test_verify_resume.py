@@ -10,24 +10,13 @@ from mlvlab_jax.engine.outcome import list_differences, read_outcome
 from mlvlab_jax.verify_resume import main
 from tests.conftest import ROOT
 
-CONFIG = """
-model: {name: vision_transformer, params: {hidden_size: 16, num_heads: 4, num_layers: 2, patch_size: 4, dropout: 0.1}}
-data: {name: digits}
-pipeline: {augment: {crop_padding: 1}}
-optimizer: {name: sgd}
-training: {batch_size: 64, num_epochs: 6, learning_rate: 0.01, ema_decay: 0.99, early_stopping: {patience: 50}}
-schedule: {name: plateau, params: {patience: 1}}
-evaluation: {every_epochs: 0.5}
-checkpoint: {every_steps: 7}
-tracking: {log_every_steps: 5}
-"""
+CONFIG = ROOT / "benchmarks" / "faults.yaml"
 
 
 def verify(tmp_path, monkeypatch, *arguments, kills):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    (tmp_path / "tiny.yaml").write_text(CONFIG)
-    return main(["--config", "tiny.yaml", "--kills", str(kills), "--workdir", "proof", "--seed", "1", *arguments])
+    return main(["--config", str(CONFIG), "--kills", str(kills), "--workdir", "proof", "--seed", "1", *arguments])
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
