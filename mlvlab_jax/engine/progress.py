@@ -62,7 +62,8 @@ class Progress:
     def from_tree(cls, tree: dict[str, Any]) -> "Progress":
         """The inverse of `to_tree`."""
         stopping, window = EarlyStopping(**tree["stopping"]), Window(**tree["window"])
-        return cls(tree["step"], stopping, window, tree["metrics"], tree["examples"])
+        # A run that was begun before this was kept goes on, with the digest of the rest.
+        return cls(tree["step"], stopping, window, tree["metrics"], tree.get("examples", 0))
 
 
 class LateMetrics:
