@@ -30,7 +30,8 @@ def test_killed_runs_end_bit_for_bit_as_the_unbroken_one(kills, tmp_path, monkey
     assert sum(certificate["phases"].values()) == kills
     assert certificate["steps"] > 100
     shown = capsys.readouterr().out
-    assert f"{kills} kills: equal" in shown
+    assert f"\n{kills} kills (" in shown
+    assert "): equal; proof" in shown
     check_that_differences_are_seen(tmp_path / "proof")
 
 
