@@ -65,9 +65,21 @@ class JoinError(MlvlabError):
 
 
 class NonFiniteError(MlvlabError):
-    """The loss or a parameter became NaN or infinite."""
+    """The loss or a parameter became NaN or infinite.
+
+    Args:
+        message: As of every error.
+        path: As of every error.
+        step: Of training at which it was found, where it was there.
+        what: The finding alone.
+    """
 
     exit_code = 77
+
+    def __init__(self, message: str, *, path: str | None = None, step: int | None = None, what: str = "") -> None:
+        super().__init__(message, path=path)
+        self.step = step
+        self.what = what
 
 
 #: Exit code of a run that was asked to stop, saved its state and wants to be started again.

@@ -1,4 +1,4 @@
-"""The training loop. "Step k" is the state after k updates."""
+"""The training loop. "Step k" is the state after k batches, each of them an update unless it was left out."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +18,19 @@ from mlvlab_jax.engine.dispatch import check_dispatch
 from mlvlab_jax.engine.distributed import from_first, is_first
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
+from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.mesh import replicate
-from mlvlab_jax.engine.progress import LateMetrics, Progress
+from mlvlab_jax.engine.progress import LateMetrics, Progress, StepScalars
 from mlvlab_jax.engine.recovery import recover
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.updates import make_updates
+from mlvlab_jax.errors import NonFiniteError
 from mlvlab_jax.files import write_json
 from mlvlab_jax.types import Tracker
+
+Ending = Literal["finished", "stopped early", "interrupted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class RunResult:
     best: the state the summary calls so, at that step; None of an interrupted run.
     """
 
-    ended: Literal["finished", "stopped early", "interrupted"]
+    ended: Ending
     state: TrainState
     progress: Progress
     summary: dict[str, Any]
@@ -85,7 +89,8 @@ def run(
             writes=is_first(),
         )
         shared = SharedQuarantine(quarantine)
-        trainer = Trainer(config, experiment, store, tracker, attempt, shared, describe_tags(manifest), newest)
+        guard = Guard(config, experiment.state, experiment.mesh, workdir=workdir, note=tracker.note)
+        trainer = Trainer(config, experiment, store, tracker, attempt, shared, guard, describe_tags(manifest), newest)
         in_memory, first_step = experiment.data.train.source.resident, trainer.progress.step
         attempt.begin(config, in_memory=in_memory, first_step=first_step, note=tracker.note)
         try:
@@ -110,6 +115,7 @@ class Trainer:
         tracker: Tracker,
         attempt: AttemptLog,
         quarantine: SharedQuarantine,
+        guard: Guard,
         tags: Mapping[str, str],
         resume_from: int | None = None,
     ) -> None:
@@ -120,6 +126,7 @@ class Trainer:
         self._attempt = attempt
         self._clock = attempt.clock
         self._quarantine = quarantine
+        self._guard = guard
         self._tags = tags
         self._late = LateMetrics()
         self._updates = make_updates(config, experiment, on_bad=quarantine.add)
@@ -127,16 +134,40 @@ class Trainer:
         self.best: TrainState | None = None
         self.progress = Progress()
         if resume_from is not None:
-            with self._clock.phase("checkpoint"):
-                self.state, tree = store.restore(resume_from, experiment.state, experiment.layout, verify=False)
-                self.progress = Progress.from_tree(tree)
+            self._restore(resume_from)
 
-    def train(self, stop_requested: Callable[[int], bool]) -> Literal["finished", "stopped early", "interrupted"]:
+    def train(self, stop_requested: Callable[[int], bool]) -> Ending:
         """Steps until the horizon, until patience runs out, or until asked to stop."""
-        config, horizon, updates = self._config, self._experiment.horizon, self._updates
         self._reporter.start(self.state, first_step=self.progress.step, tags=self._tags)
-        if self.progress.stopping.stop_due(config.training.early_stopping):
+        if self.progress.stopping.stop_due(self._config.training.early_stopping):
             return "stopped early"
+        while True:
+            try:
+                return self._go_on(stop_requested)
+            except NonFiniteError as error:
+                self._go_back(error)
+
+    def _go_back(self, error: NonFiniteError) -> None:
+        """Takes up the last checkpoint, leaving out the batches since, or raises the error."""
+        with self._clock.phase("checkpoint"):
+            self._store.wait()
+        newest = max(self._store.steps(), default=None)
+        if newest is None or error.step is None or not self._guard.may_go_back(error, to=newest):
+            raise error
+        self._late.forget()
+        self._restore(newest)
+        left_out = (*self.progress.skipped, *range(newest + 1, error.step + 1))
+        self.progress = dataclasses.replace(self.progress, step=error.step, skipped=left_out)
+
+    def _restore(self, step: int) -> None:
+        """Of a checkpoint whose files have been compared with their digests."""
+        with self._clock.phase("checkpoint"):
+            experiment = self._experiment
+            self.state, tree = self._store.restore(step, experiment.state, experiment.layout, verify=False)
+            self.progress = Progress.from_tree(tree)
+
+    def _go_on(self, stop_requested: Callable[[int], bool]) -> Ending:
+        config, horizon, updates = self._config, self._experiment.horizon, self._updates
         start, sizes = self.progress.step, set()
         batches = updates.batches(start)
         with jax.transfer_guard("disallow"):
@@ -158,6 +189,7 @@ class Trainer:
                 if interrupted or improved or self._save_due(step):
                     self._save()
                 if self.progress.stopping.stop_due(config.training.early_stopping):
+                    self._settle()
                     return "stopped early"
                 if interrupted and step < horizon.num_steps:
                     return "interrupted"
@@ -183,8 +215,8 @@ class Trainer:
             tested = name_scalars("test", measured)
         return self._summarise(ended, best={"step": best_step} | measured_of(tree["metrics"]) | tested)
 
-    def _count(self, finished: Sequence[dict[str, float]]) -> None:
-        self.progress = self._reporter.count(self.progress, finished)
+    def _count(self, finished: Sequence[StepScalars]) -> None:
+        self.progress = self._reporter.count(self._guard.judge(self.progress, finished), finished)
 
     def _settle(self) -> None:
         """Waits for the newest step."""
@@ -200,6 +232,8 @@ class Trainer:
         split = self._experiment.data.splits.get("validation")
         if split is None:
             return False
+        with self._clock.phase("train"):
+            self._settle()
         with self._clock.phase("evaluate"):
             measured = self._experiment.evaluator(self.state.evaluated, split, on_bad=self._quarantine.add)
             self._observe_plateau(measured.scalars)
@@ -231,6 +265,7 @@ class Trainer:
         self._quarantine.share()
         with self._clock.phase("checkpoint"):
             step = self.progress.step
+            self._guard.check_state(self.state, step=step)
             name = f"validation/{self._config.training.early_stopping.monitor}"
             monitored = self.progress.metrics.get(name) if self._experiment.horizon.eval_due(step) else None
             progress = self.progress.to_tree() | {"data_version": _version_trees(self._experiment)}

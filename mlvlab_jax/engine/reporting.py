@@ -11,7 +11,8 @@ from mlvlab_jax.config.schema import Config
 from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.mesh import fetch, replicated
-from mlvlab_jax.engine.progress import Progress, Window
+from mlvlab_jax.engine.progress import Progress, StepScalars, Window
+from mlvlab_jax.engine.skipping import guards
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import augment_batch
 from mlvlab_jax.engine.telemetry import Rate
@@ -58,13 +59,13 @@ class Reporter:
         )
         self._tracker.images(1, {"train/first_batch": jax.device_get(show(state.key, batch))})
 
-    def count(self, progress: Progress, finished: Sequence[dict[str, float]]) -> Progress:
-        """Adds the scalars of finished steps to the window and shows the last loss."""
+    def count(self, progress: Progress, finished: Sequence[StepScalars]) -> Progress:
+        """Adds the scalars of finished steps to the window, but for updates left out, and shows the last loss."""
         if not finished:
             return progress
         window = progress.window
-        for scalars in finished:
-            window = window.add(scalars)
+        for _, scalars in finished:
+            window = window.add(scalars) if scalars["applied"] else window
         self._rate.arrive(window.num_examples - progress.window.num_examples, num_steps=len(finished))
         self._tracker.progress(progress.step, scalars["loss_sum"] / scalars["num_examples"])
         return dataclasses.replace(progress, window=window)
@@ -75,6 +76,8 @@ class Reporter:
             return progress
         epoch = progress.step / self._experiment.horizon.steps_per_epoch
         values = {**progress.window.means(), "epoch": epoch, **self._read_speed()}
+        if guards(self._config.training) or progress.skipped:
+            values["train/skipped"] = float(len(progress.skipped))
         progress = self._report(progress, progress.step, values)
         return dataclasses.replace(progress, window=Window())
 
@@ -113,6 +116,7 @@ class Reporter:
             "steps": progress.step,
             "num_params": count_elements(state.variables.params),
             "num_bad_examples": num_bad,
+            "skipped_steps": list(progress.skipped),
             "best": best,
             "last": {"step": progress.step} | measured_of(progress.metrics),
             **self._attempt.describe(),

@@ -16,6 +16,7 @@ from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import CompileOptions
 from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.skipping import describe_gradients, guards, keep_good
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import Optimizer
@@ -23,7 +24,10 @@ from mlvlab_jax.types import Tree
 
 Scalars = dict[str, jax.Array]
 #: Names of what a step reports.
-SCALARS = ("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate")
+SCALARS = (
+    *("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate"),
+    *("num_bad_grads", "first_bad_grad", "applied"),
+)
 TrainStep = Callable[[TrainState, Tree], tuple[TrainState, Scalars]]
 
 _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1
@@ -57,8 +61,10 @@ def make_train_step(
 ) -> TrainStep:
     """The update as a pure function (state, batch) -> (state, scalars).
 
-    The scalars are sums over the batch (loss_sum, num_correct, num_examples) and the update's grad_norm and
-    learning_rate. Of a mixed example the label with more weight is the correct one.
+    The scalars are sums over the batch (loss_sum, num_correct, num_examples), the update's grad_norm and
+    learning_rate, how many parameters have a gradient that is not finite and which is the first, and whether the update
+    was applied (1.0) or left out (0.0), which changes nothing of the state. Of a mixed example the label with more
+    weight is the correct one.
     """
 
     def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, Scalars]:
@@ -68,13 +74,14 @@ def make_train_step(
         grads, model_state, sums = _accumulate(model, training, state.variables, examples, dropout_key)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.variables.params)
         variables = Variables(optax.apply_updates(state.variables.params, updates), model_state)
-        scalars = sums | {
-            "grad_norm": optax.tree.norm(grads),
-            "learning_rate": optimizer.learning_rate(state.step, state.opt_state),
-        }
+        rate = optimizer.learning_rate(state.step, state.opt_state)
+        scalars = sums | describe_gradients(grads) | {"learning_rate": rate}
         ema = _average(state.ema, variables, state.step, training.ema_decay)
-        state = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
-        return state, scalars
+        new = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
+        applied = jnp.float32(1)
+        if guards(training):
+            new, applied = keep_good(training, state, new, updates, scalars)
+        return new, scalars | {"applied": applied}
 
     return train_step
 

@@ -17,11 +17,12 @@ from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import AheadOfTime, CompileOptions, describe_arrays
 from mlvlab_jax.engine.dispatch import Dispatch, divide, make_due
 from mlvlab_jax.engine.experiment import Experiment
+from mlvlab_jax.engine.faults import strike
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.shard import process_shard
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import TrainStep, compile_train_step, make_train_step, stack_scalars
-from mlvlab_jax.types import Tree
+from mlvlab_jax.types import HostBatch, Tree
 
 OnBad = Callable[[Sequence[BadExample]], None]
 
@@ -74,7 +75,7 @@ class Streamed:
             readers=Readers.of(self._config.pipeline),
             on_bad=self._on_bad,
         )
-        return double_buffer(stream, batch_sharding(self._experiment.mesh))
+        return double_buffer(_spoil(stream, done), batch_sharding(self._experiment.mesh))
 
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """One update."""
@@ -83,6 +84,17 @@ class Streamed:
     def first_batch(self, batch: Tree) -> Tree:
         """It is already there."""
         return batch
+
+
+def _spoil(stream: Iterator[HostBatch], done: int) -> Iterator[HostBatch]:
+    """The batches after the first `done`, but for what a test wants of some: "nan" a loss, "labels" that are wrong."""
+    for step, batch in enumerate(stream, start=done + 1):
+        word = strike("batch", at=step)
+        if word == "nan":
+            batch["mask"] = batch["mask"] * np.float32(np.nan)
+        elif word == "labels":
+            batch["label"] = np.roll(batch["label"], 1, axis=0)
+        yield batch
 
 
 class Held:
