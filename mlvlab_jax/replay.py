@@ -83,8 +83,6 @@ def _note(text: str) -> None:
 
 
 def _print_step(replayed: "Replayed", out: "Console") -> None:
-    from rich.table import Table
-
     from mlvlab_jax.engine.replay import is_equal
 
     scalars, step = replayed.scalars, replayed.step
@@ -96,12 +94,12 @@ def _print_step(replayed: "Replayed", out: "Console") -> None:
     if not replayed.logged:
         out.print(f"\nno record covers step {step}: the run has not come to the end of its log window")
         return
-    table = Table(f"to step {replayed.last}", "logged", "made again", "", box=None)
+    lines = [f"{f'window to step {replayed.last}':<24}{'logged':<24}made again"]
     for name, logged in replayed.logged.items():
         found = replayed.found[name]
-        table.add_row(name, repr(logged), repr(found), "equal" if is_equal(found, logged) else "[red]not equal[/red]")
-    out.print("", table, sep="\n")
-    verdict = "equal, bit for bit" if replayed.equal else "[red]not equal[/red]"
+        lines.append(f"{name:<24}{logged!r:<24}{found!r:<24}{'equal' if is_equal(found, logged) else 'NOT EQUAL'}")
+    out.print("", *lines, sep="\n", soft_wrap=True, markup=False)
+    verdict = "[green]equal[/green], bit for bit" if replayed.equal else "[red]not equal[/red]"
     out.print(f"the log window that holds step {step} is {verdict}", soft_wrap=True)
 
 

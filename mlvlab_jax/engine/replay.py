@@ -102,7 +102,8 @@ def _sum_up(
 ) -> dict[str, float]:
     """Means over the window that ends with the step `closing`, beginning with the window open before all `made`."""
     for number in range(min(made), closing + 1):
-        window = window.add(dict(made[number]))
+        # An update that was left out is in no mean.
+        window = window.add(dict(made[number])) if made[number].get("applied", 1.0) else window
         if number in records and number < closing:
             window = Window()
     return window.means()

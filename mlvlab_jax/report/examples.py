@@ -28,7 +28,8 @@ figure { padding: .8rem .9rem; border: 1px solid var(--line); border-radius: 8px
 .images span { display: flex; flex-direction: column-reverse; gap: 2px }
 img { width: 96px; height: 96px; object-fit: contain; background: var(--soft); border: 1px solid var(--line);
   border-radius: 4px }
-h2 { display: flex; gap: .6em; font-size: 1rem; margin: 0 0 .5rem; overflow: hidden } h2 span { color: var(--quiet) }
+h2 { display: flex; gap: .6em; justify-content: space-between; font-size: 1rem; margin: 0 0 .5rem; overflow: hidden }
+h2 span { color: var(--quiet) }
 h2 b { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
 dl { display: grid; grid-template-columns: auto auto 1fr; gap: .1rem .7rem; margin: .6rem 0 .3rem; align-items: center;
   font-variant-numeric: tabular-nums }
@@ -128,7 +129,7 @@ def _render_example(
         for word, name, colour in (("gradient", "grad_norm", "blue"), ("loss", "loss", "orange"))
     )
     return (
-        f'<figure><h2><span>{rank}</span><b title="{label}">{label}</b></h2><div class="images">{pictures}</div>'
+        f'<figure><h2><b title="{label}">{label}</b><span>#{rank}</span></h2><div class="images">{pictures}</div>'
         f"<dl>{numbers}</dl>{_render_target(row)}"
         f'<figcaption title="{name}">{row["id"]} · {escape(short_name(row["name"]))}</figcaption></figure>'
     )
