@@ -22,6 +22,7 @@ COMMANDS = {
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "checkpoint": ("checkpoints", "look at what a run has saved: ls, verify, show, export"),
     "verify-resume": ("verify_resume", "kill a run again and again, and prove that it ends as if it had not been"),
+    "replay": ("replay", "make a step of a run again, and compare it with what was logged"),
     "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
     "serve": ("serve", "answer over HTTP with a model of the registry, or with a package"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from mlvlab_jax.config.schema import Config, TrainingConfig
@@ -13,7 +14,7 @@ from mlvlab_jax.data.open import Data, open_data
 from mlvlab_jax.data.shape import DataShape
 from mlvlab_jax.data.versions import check_versions
 from mlvlab_jax.engine.evaluate import Evaluator
-from mlvlab_jax.engine.mesh import check_batch_size, make_mesh
+from mlvlab_jax.engine.mesh import check_batch_size, make_mesh, replicate
 from mlvlab_jax.engine.state import TrainState, create_state
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.metrics.base import make_metrics
@@ -35,6 +36,14 @@ class Experiment:
     state: TrainState
     layout: TrainState
     evaluator: Evaluator
+
+    def observe(self, state: TrainState, measured: Mapping[str, float]) -> TrainState:
+        """The state once its schedule, where one listens, was told what the validation split measured."""
+        if self.optimizer.observe is None:
+            return state
+        value = replicate(np.float32(measured["loss"]), self.mesh)
+        moved = jax.jit(self.optimizer.observe, out_shardings=self.layout.opt_state)(state.opt_state, value)
+        return dataclasses.replace(state, opt_state=moved)
 
 
 class Learner(NamedTuple):

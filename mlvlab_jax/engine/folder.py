@@ -104,7 +104,7 @@ def write_start(
         "seed": config.seed,
         "data": data_identity,
         "data_version": list(data_version),
-        "sessions": [*earlier["sessions"], _describe_session()],
+        "sessions": [*earlier["sessions"], describe_session()],
     }
     write_json(path, manifest)
     return manifest
@@ -116,7 +116,8 @@ def describe_tags(manifest: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in flatten(listed).items()}
 
 
-def _describe_session() -> dict[str, Any]:
+def describe_session() -> dict[str, Any]:
+    """What manifest.json says of one start of a run: when, by which command, with what and on what."""
     import jax
 
     git = describe_git(Path.cwd())

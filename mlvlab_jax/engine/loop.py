@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.inspection import check_before_training
@@ -19,7 +18,6 @@ from mlvlab_jax.engine.distributed import from_first, is_first
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
 from mlvlab_jax.engine.guard import Guard
-from mlvlab_jax.engine.mesh import replicate
 from mlvlab_jax.engine.progress import LateMetrics, Progress, StepScalars
 from mlvlab_jax.engine.recovery import recover
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
@@ -236,7 +234,7 @@ class Trainer:
             self._settle()
         with self._clock.phase("evaluate"):
             measured = self._experiment.evaluator(self.state.evaluated, split, on_bad=self._quarantine.add)
-            self._observe_plateau(measured.scalars)
+            self.state = self._experiment.observe(self.state, measured.scalars)
             step, rules = self.progress.step, self._config.training.early_stopping
             stopping = self.progress.stopping.observe(step, measured.scalars[rules.monitor], rules)
             self.progress = dataclasses.replace(self.progress, stopping=stopping)
@@ -244,14 +242,6 @@ class Trainer:
             if self._config.tracking.param_histograms:
                 self._reporter.param_histograms(self.state, step=step)
         return stopping.best_step == step
-
-    def _observe_plateau(self, measured: dict[str, float]) -> None:
-        observe = self._experiment.optimizer.observe
-        if observe is None:
-            return
-        value = replicate(np.float32(measured["loss"]), self._experiment.mesh)
-        moved = jax.jit(observe, out_shardings=self._experiment.layout.opt_state)(self.state.opt_state, value)
-        self.state = dataclasses.replace(self.state, opt_state=moved)
 
     def _save_due(self, step: int) -> bool:
         every = self._config.checkpoint.every_steps
