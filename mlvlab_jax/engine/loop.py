@@ -1,6 +1,7 @@
 """The training loop. "Step k" is the state after k updates."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
 from mlvlab_jax.engine.distributed import from_first, is_first
+from mlvlab_jax.engine.double_check import CheckedUpdates, check_determinism, check_updates
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
 from mlvlab_jax.engine.mesh import replicate
@@ -62,7 +64,8 @@ def run(
         attempt: Watches this start of the run, and goes on when training has ended; None: one that ends with it.
 
     Raises:
-        MlvlabError: Of the kinds of `make_experiment`; NonFiniteError when the loss is lost; DiskError.
+        MlvlabError: Of the kinds of `make_experiment`; NonFiniteError when the loss is lost; CorruptionError;
+            DiskError.
     """
     if attempt is None:
         with AttemptLog(workdir) as own:
@@ -70,6 +73,7 @@ def run(
     check_compile_options(config.compile_options)
     experiment = make_experiment(config)
     check_dispatch(config, experiment)
+    check_determinism(config, experiment.mesh, flags=os.environ.get("XLA_FLAGS", ""))
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
     identity, versions = dict(experiment.data.identity), _version_trees(experiment)
@@ -122,7 +126,8 @@ class Trainer:
         self._quarantine = quarantine
         self._tags = tags
         self._late = LateMetrics()
-        self._updates = make_updates(config, experiment, on_bad=quarantine.add)
+        updates = make_updates(config, experiment, on_bad=quarantine.add)
+        self._updates = check_updates(updates, config, experiment, workdir=attempt.workdir)
         self.state = experiment.state
         self.best: TrainState | None = None
         self.progress = Progress()
@@ -227,6 +232,8 @@ class Trainer:
     def _save(self) -> None:
         """Starts a save of state and progress; the newest loss is checked first, so a lost run is never saved."""
         with self._clock.phase("train"):
+            if isinstance(self._updates, CheckedUpdates):
+                self._updates.compare_replicas(self.state, step=self.progress.step)
             self._settle()
         self._quarantine.share()
         with self._clock.phase("checkpoint"):
