@@ -113,11 +113,11 @@ class IntegrityConfig:
 
     replay_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Steps between those computed twice from the same state and batch, the bits compared before the result is kept;
-    costs one more step in so many, and memory for a second state there; 100 costs about 1 %. Finds what does not go
-    wrong the same way twice. On GPUs needs XLA_FLAGS=--xla_gpu_deterministic_ops=true. null: none."""
+    costs one more step in so many, and memory for a second state; 100 costs about 1 %. Finds what does not go wrong
+    the same way twice. On GPUs needs XLA_FLAGS=--xla_gpu_deterministic_ops=true. null: none."""
     compare_replicas_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
-    """Steps between comparisons of the bits of all that several devices hold copies of, and before every save; costs
-    reading the state once. One device, or a state that is spread over all, has nothing to compare. null: none."""
+    """Steps between comparisons of the bits of all that several devices hold copies of, which also come before every
+    save; each reads the state once. One device, or a state spread over all, has nothing to compare. null: none."""
 
 
 @configclass

@@ -51,7 +51,7 @@ def check_determinism(config: Config, mesh: Mesh, *, flags: str) -> None:
         )
 
 
-def check_updates(updates: Updates, config: Config, experiment: Experiment, *, workdir: Path) -> Updates:
+def make_checked_updates(updates: Updates, config: Config, experiment: Experiment, *, workdir: Path) -> Updates:
     """`updates` with the checks of `training.integrity`; themselves where none is asked for.
 
     Args:
@@ -135,7 +135,8 @@ class CheckedUpdates:
         del first  # its memory is needed for the second
         state, scalars = self._make(state, batch)
         found = find_changes(read_digests(digests), read_digests(self._digests(state)), self._layout)
-        if jax.device_get(expected).tobytes() != jax.device_get(scalars).tobytes():
+        # Each process looks at its own copies; all must come to the same conclusion.
+        if any(gather(jax.device_get(expected).tobytes() != jax.device_get(scalars).tobytes())):
             found.append(Difference("loss and other scalars", ()))
         if found:
             self._refuse(found, self._now.last, "the update was computed twice, and the results differ")

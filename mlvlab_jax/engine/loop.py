@@ -17,7 +17,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
 from mlvlab_jax.engine.distributed import from_first, is_first
-from mlvlab_jax.engine.double_check import CheckedUpdates, check_determinism, check_updates
+from mlvlab_jax.engine.double_check import CheckedUpdates, check_determinism, make_checked_updates
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
 from mlvlab_jax.engine.mesh import replicate
@@ -127,7 +127,7 @@ class Trainer:
         self._tags = tags
         self._late = LateMetrics()
         updates = make_updates(config, experiment, on_bad=quarantine.add)
-        self._updates = check_updates(updates, config, experiment, workdir=attempt.workdir)
+        self._updates = make_checked_updates(updates, config, experiment, workdir=attempt.workdir)
         self.state = experiment.state
         self.best: TrainState | None = None
         self.progress = Progress()

@@ -1,15 +1,19 @@
 """Bits that really flip: found where a step is computed twice or copies are compared, and never where none flipped."""
 
+import collections
+import dataclasses
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from mlvlab_jax.engine import faults
 from mlvlab_jax.engine import updates as updates_module
-from mlvlab_jax.engine.double_check import CheckedUpdates, check_determinism, check_updates
+from mlvlab_jax.engine.double_check import CheckedUpdates, check_determinism, make_checked_updates
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.integrity import find_damage
 from mlvlab_jax.engine.loop import run
@@ -43,7 +47,14 @@ def checked_config(*, replay=None, compare=None, **changes):
 def open_updates(config, workdir):
     experiment = make_experiment(config)
     updates = make_updates(config, experiment, on_bad=lambda found: None)
-    return experiment, check_updates(updates, config, experiment, workdir=workdir)
+    return experiment, make_checked_updates(updates, config, experiment, workdir=workdir)
+
+
+def make_all(updates, state):
+    """Every update of a run."""
+    batches = updates.batches(0)
+    for _ in updates.plan(0):
+        state, _ = updates(state, next(batches))
 
 
 def count_dispatches(monkeypatch, kind):
@@ -134,6 +145,48 @@ def test_every_flip_of_an_exponent_bit_is_found_where_the_step_is_made_twice(cha
             updates(jax.tree.map(jnp.copy, experiment.state), batch)
     plan("update:9=do:never")
     updates(experiment.state, batch)
+
+
+def with_faulty_device(experiment, flips):
+    """The experiment, its gradient of the head's bias computed wrong by one device now and then.
+
+    Args:
+        experiment: The right one.
+        flips: (device, which of its updates from 1): where bit 27 of the first value is flipped.
+    """
+    calls = collections.Counter()
+
+    def choose_bits(device):
+        calls[int(device)] += 1
+        return np.uint32(((int(device), calls[int(device)]) in flips) << 27)
+
+    def flip(grad):
+        device = jax.lax.axis_index(experiment.mesh.axis_names)
+        bits = jax.pure_callback(choose_bits, jax.ShapeDtypeStruct((), jnp.uint32), device)
+        words = jax.lax.bitcast_convert_type(grad, jnp.uint32)
+        return jax.lax.bitcast_convert_type(words.at[0].set(words[0] ^ bits), jnp.float32)
+
+    def update(grads, state, params):
+        bias = jax.shard_map(flip, mesh=experiment.mesh, in_specs=P(), out_specs=P(), check_vma=False)(
+            grads["head"]["bias"]
+        )
+        return tx.update({**grads, "head": {**grads["head"], "bias": bias}}, state, params)
+
+    tx = experiment.optimizer.tx
+    optimizer = experiment.optimizer._replace(tx=optax.GradientTransformation(tx.init, update))
+    return dataclasses.replace(experiment, optimizer=optimizer)
+
+
+def test_a_bit_of_a_gradient_flipped_on_one_replica_is_found_before_it_is_applied(tmp_path):
+    # Each device makes steps 1, 2 and 3, and with a replay of every second step the 2nd once more, before the 3rd.
+    for rules, step, found in [({"replay": 2}, 2, "was computed twice"), ({"compare": 3}, 3, "copies on different")]:
+        config = checked_config(**rules, training={"ema_decay": None}, optimizer={"name": "sgd"})
+        experiment = with_faulty_device(make_experiment(config), {(5, 2)})
+        updates = make_updates(config, experiment, on_bad=lambda found: None)
+        updates = make_checked_updates(updates, config, experiment, workdir=tmp_path)
+        where = f"variables/params/head/bias on {jax.devices()[5]} "
+        with pytest.raises(CorruptionError, match=f"step {step}: .*{found}.*{where}"):
+            make_all(updates, experiment.state)
 
 
 def test_a_flip_between_checks_is_seen_by_its_copies_when_they_are_compared(tmp_path, plan):
