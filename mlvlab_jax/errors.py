@@ -64,6 +64,10 @@ class JoinError(MlvlabError):
     exit_code = 76
 
 
+class CorruptionError(MlvlabError):
+    """Devices computed or hold different bits where they should be the same."""
+
+
 class NonFiniteError(MlvlabError):
     """The loss or a parameter became NaN or infinite.
 

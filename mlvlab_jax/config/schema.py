@@ -129,6 +129,19 @@ class LossSpikeConfig:
 
 
 @configclass
+class IntegrityConfig:
+    """Checks for silent corruption: a device that computes or keeps wrong bits without saying so."""
+
+    replay_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Steps between those computed twice from the same state and batch, the bits compared before the result is kept;
+    costs one more step in so many, and memory for a second state; 100 costs about 1 %. Finds what does not go wrong
+    the same way twice. On GPUs needs XLA_FLAGS=--xla_gpu_deterministic_ops=true. null: none."""
+    compare_replicas_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Steps between comparisons of the bits of all that several devices hold copies of, which also come before every
+    save; each reads the state once. One device, or a state spread over all, has nothing to compare. null: none."""
+
+
+@configclass
 class TrainingConfig:
     """How long, how large and how fast."""
 
@@ -165,6 +178,8 @@ class TrainingConfig:
     hang_timeout_s: Annotated[float, Field(gt=0)] | None = Field(default=600.0, json_schema_extra=OPERATIONAL)
     """Seconds without progress in a training step after which the process ends with exit code 76 and the traces of all
     threads; ten times as long while it compiles, evaluates or saves; null waits for ever."""
+    integrity: IntegrityConfig = Field(default_factory=IntegrityConfig)
+    """Checks for silent corruption."""
 
 
 @configclass

@@ -1,6 +1,7 @@
 """The training loop. "Step k" is the state after k batches, each of them an update unless it was left out."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
 from mlvlab_jax.engine.distributed import from_first, is_first
+from mlvlab_jax.engine.double_check import CheckedUpdates, check_determinism, make_checked_updates
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
 from mlvlab_jax.engine.guard import Guard
@@ -64,7 +66,8 @@ def run(
         attempt: Watches this start of the run, and goes on when training has ended; None: one that ends with it.
 
     Raises:
-        MlvlabError: Of the kinds of `make_experiment`; NonFiniteError when the loss is lost; DiskError.
+        MlvlabError: Of the kinds of `make_experiment`; NonFiniteError when the loss is lost; CorruptionError;
+            DiskError.
     """
     if attempt is None:
         with AttemptLog(workdir) as own:
@@ -72,6 +75,7 @@ def run(
     check_compile_options(config.compile_options)
     experiment = make_experiment(config)
     check_dispatch(config, experiment)
+    check_determinism(config, experiment.mesh, flags=os.environ.get("XLA_FLAGS", ""))
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
     identity, versions = dict(experiment.data.identity), _version_trees(experiment)
@@ -127,7 +131,8 @@ class Trainer:
         self._guard = guard
         self._tags = tags
         self._late = LateMetrics()
-        self._updates = make_updates(config, experiment, on_bad=quarantine.add)
+        updates = make_updates(config, experiment, on_bad=quarantine.add)
+        self._updates = make_checked_updates(updates, config, experiment, workdir=attempt.workdir)
         self.state = experiment.state
         self.best: TrainState | None = None
         self.progress = Progress()
@@ -251,6 +256,8 @@ class Trainer:
     def _save(self) -> None:
         """Starts a save of state and progress; the newest loss is checked first, so a lost run is never saved."""
         with self._clock.phase("train"):
+            if isinstance(self._updates, CheckedUpdates):
+                self._updates.compare_replicas(self.state, step=self.progress.step)
             self._settle()
         self._quarantine.share()
         with self._clock.phase("checkpoint"):
