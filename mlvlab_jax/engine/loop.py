@@ -1,7 +1,9 @@
 """The training loop. "Step k" is the state after k updates."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +25,14 @@ from mlvlab_jax.engine.progress import LateMetrics, Progress
 from mlvlab_jax.engine.recovery import recover
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
+from mlvlab_jax.engine.signals import StopRequested, break_off_if
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.updates import make_updates
 from mlvlab_jax.files import write_json
-from mlvlab_jax.types import Tracker
+from mlvlab_jax.types import Tracker, Tree
+
+Ended = Literal["finished", "stopped early", "interrupted"]
+Breakable = Callable[[], AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +42,7 @@ class RunResult:
     best: the state the summary calls so, at that step; None of an interrupted run.
     """
 
-    ended: Literal["finished", "stopped early", "interrupted"]
+    ended: Ended
     state: TrainState
     progress: Progress
     summary: dict[str, Any]
@@ -50,6 +56,7 @@ def run(
     workdir: Path,
     tracker: Tracker,
     stop_requested: Callable[[int], bool] = lambda step: False,
+    breakable: Breakable = contextlib.nullcontext,
     attempt: AttemptLog | None = None,
 ) -> RunResult:
     """Trains, or goes on training, in `workdir`.
@@ -58,7 +65,9 @@ def run(
         config: What to do.
         workdir: Run folder, already held by this process.
         tracker: Where numbers go.
-        stop_requested: Asked after each step with its number; true saves and ends the run.
+        stop_requested: Asked before the first step, after each, and after each batch of an evaluation, with the number
+            of steps made; true saves and ends the run.
+        breakable: Context of waiting for data and programs, which may raise StopRequested there.
         attempt: Watches this start of the run, and goes on when training has ended; None: one that ends with it.
 
     Raises:
@@ -66,7 +75,8 @@ def run(
     """
     if attempt is None:
         with AttemptLog(workdir) as own:
-            return run(config, workdir=workdir, tracker=tracker, stop_requested=stop_requested, attempt=own)
+            rest: dict[str, Any] = {"stop_requested": stop_requested, "breakable": breakable, "attempt": own}
+            return run(config, workdir=workdir, tracker=tracker, **rest)
     check_compile_options(config.compile_options)
     experiment = make_experiment(config)
     check_dispatch(config, experiment)
@@ -89,14 +99,14 @@ def run(
         in_memory, first_step = experiment.data.train.source.resident, trainer.progress.step
         attempt.begin(config, in_memory=in_memory, first_step=first_step, note=tracker.note)
         try:
-            attempt.ended = ended = trainer.train(stop_requested)
-            summary = trainer.finish(ended)
+            summary = trainer.finish(trainer.train(stop_requested, breakable), stop_requested)
+            attempt.ended = summary["ended"]
             tracker.summary(summary)
         finally:
             tracker.finish()
     if is_first():
         write_json(workdir / "summary.json", summary)
-    return RunResult(ended, trainer.state, trainer.progress, summary, experiment, trainer.best)
+    return RunResult(summary["ended"], trainer.state, trainer.progress, summary, experiment, trainer.best)
 
 
 class Trainer:
@@ -123,6 +133,7 @@ class Trainer:
         self._tags = tags
         self._late = LateMetrics()
         self._updates = make_updates(config, experiment, on_bad=quarantine.add)
+        self._sizes: set[int] = set()
         self.state = experiment.state
         self.best: TrainState | None = None
         self.progress = Progress()
@@ -131,57 +142,98 @@ class Trainer:
                 self.state, tree = store.restore(resume_from, experiment.state, experiment.layout, verify=False)
                 self.progress = Progress.from_tree(tree)
 
-    def train(self, stop_requested: Callable[[int], bool]) -> Literal["finished", "stopped early", "interrupted"]:
-        """Steps until the horizon, until patience runs out, or until asked to stop."""
-        config, horizon, updates = self._config, self._experiment.horizon, self._updates
-        self._reporter.start(self.state, first_step=self.progress.step, tags=self._tags)
+    def train(self, stop_requested: Callable[[int], bool], breakable: Breakable = contextlib.nullcontext) -> Ended:
+        """Steps until the horizon, until patience runs out, or until asked to stop; then the state is being saved."""
+        self._reporter.start(
+            self.state, first_step=self.progress.step, tags=self._tags, evaluates_first=self._evaluation_cut_off()
+        )
+        try:
+            return self._train(self._asking(stop_requested), breakable)
+        except StopRequested:
+            self._attempt.take_back(self.progress.step)
+            if self.progress.step:  # before the first there is nothing to lose
+                self._save()
+            return "interrupted"
+
+    def _train(self, between: Callable[[], None], breakable: Breakable) -> Ended:
+        config, horizon = self._config, self._experiment.horizon
+        between()
+        if self._evaluation_cut_off():
+            self._evaluate(between)
+            self._save(anew=True)
         if self.progress.stopping.stop_due(config.training.early_stopping):
             return "stopped early"
-        start, sizes = self.progress.step, set()
-        batches = updates.batches(start)
+        start = self.progress.step
+        batches = self._updates.batches(start)
         with jax.transfer_guard("disallow"):
-            for first, step in updates.plan(start):
-                phase = self._clock.phase("train" if step - first in sizes else "compile")
-                with phase, self._attempt.step(first + 1, step, settle=self._settle):
-                    with self._clock.phase("input"):
-                        batch = next(batches)
-                    if first == 0:
-                        self._reporter.show_first_batch(self.state, updates.first_batch(batch))
-                    self.state, scalars = updates(self.state, batch)
-                    sizes.add(step - first)
-                    self._count(self._late.push(step, scalars))
-                    self.progress = dataclasses.replace(self.progress, step=step)
-                    if step % config.tracking.log_every_steps == 0:
-                        self._log()
-                improved = self._evaluate() if horizon.eval_due(step) else False
-                interrupted = stop_requested(step)
-                if interrupted or improved or self._save_due(step):
+            for first, step in self._updates.plan(start):
+                self._update(first, step, batches, breakable)
+                improved = horizon.eval_due(step) and self._evaluate(between)
+                if improved or self._save_due(step):
                     self._save()
                 if self.progress.stopping.stop_due(config.training.early_stopping):
                     return "stopped early"
-                if interrupted and step < horizon.num_steps:
-                    return "interrupted"
+                if step < horizon.num_steps:
+                    between()
         return "finished"
 
-    def finish(self, ended: str) -> dict[str, Any]:
-        """Makes sure the last state is saved, measures the best one on the test split, and sums up."""
-        if ended == "interrupted":
-            with self._clock.phase("checkpoint"):
-                self._store.wait()
-            return self._summarise(ended, best=None)
-        self._save()
+    def _update(self, first: int, step: int, batches: Iterator[Tree], breakable: Breakable) -> None:
+        """The steps of one dispatch, the one after `first` to `step`."""
+        phase = self._clock.phase("train" if step - first in self._sizes else "compile")
+        with phase, self._attempt.step(first + 1, step, settle=self._settle):
+            with breakable():
+                with self._clock.phase("input"):
+                    batch = next(batches)
+                self._updates.await_program(batch)
+            if first == 0:
+                self._reporter.show_first_batch(self.state, self._updates.first_batch(batch))
+            self.state, scalars = self._updates(self.state, batch)
+            self._sizes.add(step - first)
+            self._count(self._late.push(step, scalars))
+            self.progress = dataclasses.replace(self.progress, step=step)
+            if step % self._config.tracking.log_every_steps == 0:
+                self._log()
+
+    def finish(self, ended: Ended, stop_requested: Callable[[int], bool] = lambda step: False) -> dict[str, Any]:
+        """Makes sure the last state is saved, measures the best one on the test split, and sums up.
+
+        Asked to stop by then, or on the test split, it sums up as interrupted, and a later attempt finishes.
+        """
+        through = ended != "interrupted"
+        if through:
+            self._save()
         with self._clock.phase("checkpoint"):
             self._store.wait()
+        if through:
+            with contextlib.suppress(StopRequested):
+                return self._summarise(ended, best=self._measure_best(self._asking(stop_requested)))
+        self.best = None
+        return self._summarise("interrupted", best=None)
+
+    def _measure_best(self, between: Callable[[], None]) -> dict[str, Any]:
+        """Step and metrics of the best state, which `best` then is."""
+        with self._clock.phase("checkpoint"):
             best_step = self._store.resolve("best")
             self.best, tree = self._store.restore(best_step, self._experiment.state, self._experiment.layout)
         splits, tested = self._experiment.data.splits, {}
         if "test" in splits:
             with self._clock.phase("evaluate"):
-                measured = self._experiment.evaluator(self.best.evaluated, splits["test"], on_bad=self._quarantine.add)
+                measured = self._experiment.evaluator(
+                    self.best.evaluated, splits["test"], on_bad=self._quarantine.add, between=between
+                )
                 self._quarantine.share()
             self.progress = self._reporter.split(self.progress, best_step, "test", measured)
             tested = name_scalars("test", measured)
-        return self._summarise(ended, best={"step": best_step} | measured_of(tree["metrics"]) | tested)
+        return {"step": best_step} | measured_of(tree["metrics"]) | tested
+
+    def _asking(self, stop_requested: Callable[[int], bool]) -> Callable[[], None]:
+        return lambda: break_off_if(stop_requested(self.progress.step))
+
+    def _evaluation_cut_off(self) -> bool:
+        """Whether the state is one whose evaluation a stop broke off."""
+        progress, horizon = self.progress, self._experiment.horizon
+        due = progress.step > 0 and horizon.eval_due(progress.step) and "validation" in self._experiment.data.splits
+        return due and progress.evaluated < progress.step
 
     def _count(self, finished: Sequence[dict[str, float]]) -> None:
         self.progress = self._reporter.count(self.progress, finished)
@@ -195,17 +247,19 @@ class Trainer:
         self._settle()
         self.progress = self._reporter.close_window(self.progress)
 
-    def _evaluate(self) -> bool:
+    def _evaluate(self, between: Callable[[], None]) -> bool:
         """Measures the validation split; says whether the monitored metric is the best so far."""
         split = self._experiment.data.splits.get("validation")
         if split is None:
             return False
         with self._clock.phase("evaluate"):
-            measured = self._experiment.evaluator(self.state.evaluated, split, on_bad=self._quarantine.add)
+            measured = self._experiment.evaluator(
+                self.state.evaluated, split, on_bad=self._quarantine.add, between=between
+            )
             self._observe_plateau(measured.scalars)
             step, rules = self.progress.step, self._config.training.early_stopping
             stopping = self.progress.stopping.observe(step, measured.scalars[rules.monitor], rules)
-            self.progress = dataclasses.replace(self.progress, stopping=stopping)
+            self.progress = dataclasses.replace(self.progress, stopping=stopping, evaluated=step)
             self.progress = self._reporter.split(self.progress, step, "validation", measured)
             if self._config.tracking.param_histograms:
                 self._reporter.param_histograms(self.state, step=step)
@@ -224,7 +278,7 @@ class Trainer:
         horizon = self._experiment.horizon
         return step == horizon.num_steps or (step % every == 0 if every else horizon.eval_due(step))
 
-    def _save(self) -> None:
+    def _save(self, *, anew: bool = False) -> None:
         """Starts a save of state and progress; the newest loss is checked first, so a lost run is never saved."""
         with self._clock.phase("train"):
             self._settle()
@@ -232,9 +286,9 @@ class Trainer:
         with self._clock.phase("checkpoint"):
             step = self.progress.step
             name = f"validation/{self._config.training.early_stopping.monitor}"
-            monitored = self.progress.metrics.get(name) if self._experiment.horizon.eval_due(step) else None
+            monitored = self.progress.metrics.get(name) if self.progress.evaluated == step else None
             progress = self.progress.to_tree() | {"data_version": _version_trees(self._experiment)}
-            self._store.save(self.state, progress, step=step, monitored=monitored)
+            self._store.save(self.state, progress, step=step, monitored=monitored, anew=anew)
 
     def _summarise(self, ended: str, *, best: dict[str, Any] | None) -> dict[str, Any]:
         num_bad = self._quarantine.num_bad

@@ -43,12 +43,16 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Updates made, early stopping, the open window, and the newest metrics by name."""
+    """Updates made, early stopping, the open window, and the newest metrics by name.
+
+    evaluated: the step of the newest evaluation on the validation split, 0 before the first.
+    """
 
     step: int = 0
     stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     window: Window = dataclasses.field(default_factory=Window)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    evaluated: int = 0
 
     def to_tree(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -57,7 +61,11 @@ class Progress:
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> "Progress":
         """The inverse of `to_tree`."""
-        return cls(tree["step"], EarlyStopping(**tree["stopping"]), Window(**tree["window"]), tree["metrics"])
+        # Checkpoints from before there was `evaluated` were only written after a step's evaluation.
+        evaluated = tree.get("evaluated", tree["step"])
+        return cls(
+            tree["step"], EarlyStopping(**tree["stopping"]), Window(**tree["window"]), tree["metrics"], evaluated
+        )
 
 
 class LateMetrics:
