@@ -101,13 +101,14 @@ def _run(config: Any, workdir: Path, clock: "PhaseClock", heard: "StopSignals") 
         from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
         from mlvlab_jax.engine.distributed import is_first
         from mlvlab_jax.engine.loop import run
+        from mlvlab_jax.engine.peers import ending_without_peers
         from mlvlab_jax.engine.signals import AgreedStop
         from mlvlab_jax.tracking.multi import make_tracker
 
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
     tracker = make_tracker(config.tracking.trackers if is_first() else (), workdir=workdir)
-    with AttemptLog(workdir, clock=clock) as attempt:
+    with ending_without_peers(workdir), AttemptLog(workdir, clock=clock) as attempt:
         stop = AgreedStop(lambda: heard.asked)
         result = run(
             config,

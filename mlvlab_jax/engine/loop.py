@@ -21,6 +21,7 @@ from mlvlab_jax.engine.distributed import from_first, is_first
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.folder import describe_tags, write_start
 from mlvlab_jax.engine.mesh import replicate
+from mlvlab_jax.engine.peers import ending_without_peers
 from mlvlab_jax.engine.progress import LateMetrics, Progress
 from mlvlab_jax.engine.recovery import recover
 from mlvlab_jax.engine.reporting import Reporter, measured_of, name_scalars
@@ -87,7 +88,7 @@ def run(
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     with attempt.clock.phase("checkpoint"):
         newest = recover(folder, tracker.note)
-    with CheckpointStore(folder, config.checkpoint, mode=mode) as store:
+    with CheckpointStore(folder, config.checkpoint, mode=mode) as store, ending_without_peers(workdir):
         quarantine = Quarantine(
             workdir / "quarantine.jsonl",
             sizes={name: len(split) for name, split in experiment.data.splits.items()},
