@@ -60,6 +60,7 @@ def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     with clock.phase("import"):
         from mlvlab_jax.engine.distributed import from_first, is_first, join, parse_place
         from mlvlab_jax.engine.faults import refuse_outside_tests
+        from mlvlab_jax.engine.preemption import PreemptionNotices
         from mlvlab_jax.engine.signals import StopSignals
 
     refuse_outside_tests()
@@ -68,6 +69,7 @@ def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     join(place, timeout_s=parsed.join_timeout_s)
     with contextlib.ExitStack() as held:
         heard = held.enter_context(StopSignals())
+        held.enter_context(PreemptionNotices(heard.ask))
         opened = from_first(lambda: _open_folder(parsed.workdir, config, name=name, held=held))
         workdir, summary = Path(opened["workdir"]), opened["summary"]
         if summary["ended"] == "interrupted":
