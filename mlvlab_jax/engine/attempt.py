@@ -99,6 +99,10 @@ class AttemptLog:
             self._profiler.turn(first)
         return self._profiler.name(last)
 
+    def take_back(self, step: int) -> None:
+        """Says that only the updates up to `step` were handed to the device: the next was broken off before."""
+        self._ledger.step = step
+
     def write(self) -> None:
         """Brings the ledger up to date for a reader."""
         self._ledger.write()

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import logging
 import math
+import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mlvlab_jax.config.schema import CheckpointConfig
 from mlvlab_jax.engine.distributed import from_first, is_first
+from mlvlab_jax.engine.faults import strike
 from mlvlab_jax.engine.integrity import find_damage, seal, summarise
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.errors import CheckpointError, DiskError
@@ -109,14 +111,25 @@ class CheckpointStore:
             self._sealer.shutdown()
             self._manager.close()
 
-    def save(self, state: TrainState, progress: dict[str, Any], *, step: int, monitored: float | None) -> None:
+    def save(
+        self, state: TrainState, progress: dict[str, Any], *, step: int, monitored: float | None, anew: bool = False
+    ) -> None:
         """Starts saving; returns once the arrays are copied, before they are written.
+
+        Args:
+            state: What is saved.
+            progress: Beside it, plain JSON values.
+            step: Its number.
+            monitored: The metric it is ranked by; None where it was not measured.
+            anew: Whether a checkpoint of that step is replaced, as one that was not measured; otherwise it stays.
 
         Raises:
             DiskError: The write failed.
         """
         if step in self._manager.all_steps():
-            return
+            if not anew:
+                return
+            self._discard(step)
         self._finish_sealing()
         metrics = None if monitored is None else {"monitored": monitored, "step": step}
         # A copy on the device: the training step may overwrite the original's memory while it is being written.
@@ -129,7 +142,18 @@ class CheckpointStore:
         if is_first():
             self._sealing = self._sealer.submit(self._seal, step)
 
+    def _discard(self, step: int) -> None:
+        """Takes a checkpoint away in one move, so that a kill leaves none of it that looks like one."""
+        self.wait()
+        folder = self._folder / str(step)
+        tmp = folder.with_name(f"{step}.orbax-checkpoint-tmp-discarded")
+        from_first(lambda: str(folder.rename(tmp)))
+        self._manager.reload()
+        if is_first():
+            shutil.rmtree(tmp)
+
     def _seal(self, step: int) -> None:
+        strike("seal")
         # Asked again and again, as waiting for Orbax belongs to the thread that saves.
         while self._manager.is_saving_in_progress():
             time.sleep(_POLL_S)

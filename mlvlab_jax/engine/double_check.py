@@ -99,6 +99,10 @@ class CheckedUpdates:
         """As theirs."""
         return self._updates.first_batch(batch)
 
+    def await_program(self, batch: Tree) -> None:
+        """As theirs."""
+        self._updates.await_program(batch)
+
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """As theirs, checked where it is due; that waits for the devices.
 

@@ -41,9 +41,10 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Batches taken, early stopping, the open window, the newest metrics by name, and the steps left out.
+    """Batches taken, early stopping, the open window, and the newest metrics by name.
 
-    A step whose update was left out is one of the `step` batches, and none of the updates that the state counts.
+    skipped: the steps whose update was left out: one of the `step` batches each, and none of the updates that the state
+    counts. evaluated: the step of the newest evaluation on the validation split, 0 before the first.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class Progress:
     window: Window = dataclasses.field(default_factory=Window)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped: tuple[int, ...] = ()
+    evaluated: int = 0
 
     def to_tree(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -60,7 +62,7 @@ class Progress:
     def from_tree(cls, tree: dict[str, Any]) -> "Progress":
         """The inverse of `to_tree`."""
         stopping, window = EarlyStopping(**tree["stopping"]), Window(**tree["window"])
-        return cls(tree["step"], stopping, window, tree["metrics"], tuple(tree.get("skipped", ())))
+        return cls(tree["step"], stopping, window, tree["metrics"], tuple(tree["skipped"]), tree["evaluated"])
 
 
 class StepScalars(NamedTuple):

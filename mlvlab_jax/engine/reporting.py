@@ -34,8 +34,10 @@ class Reporter:
         self._rate = Rate(attempt.clock)
         self._utilization = Utilization(experiment, batch_size=config.training.batch_size)
 
-    def start(self, state: TrainState, *, first_step: int, tags: Mapping[str, str]) -> None:
-        """Says what is run, from which step on, and what made it."""
+    def start(
+        self, state: TrainState, *, first_step: int, tags: Mapping[str, str], evaluates_first: bool = False
+    ) -> None:
+        """Says what is run, from which step on, whether that is to be evaluated first, and what made it."""
         from clu import parameter_overview
 
         params = state.variables.params
@@ -48,6 +50,7 @@ class Reporter:
             hparams=flatten(to_tree(self._config)),
             texts={"config": to_yaml(self._config), "parameters": table},
             tags=tags,
+            evaluates_first=evaluates_first,
         )
         self._tracker.start(info)
 

@@ -39,6 +39,9 @@ class Updates(Protocol):
     def first_batch(self, batch: Tree) -> Tree:
         """The batch of the first update, on the devices, given what the first dispatch takes."""
 
+    def await_program(self, batch: Tree) -> None:
+        """Returns once the program that takes `batch` is compiled, or could not be, as the update then says."""
+
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """The new state and the updates' scalars, float32 in the order of `SCALARS`, a row each where several."""
 
@@ -76,6 +79,10 @@ class Streamed:
             on_bad=self._on_bad,
         )
         return double_buffer(_spoil(stream, done), batch_sharding(self._experiment.mesh))
+
+    def await_program(self, batch: Tree) -> None:
+        """There is one."""
+        self._step.wait()
 
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """One update."""
@@ -156,6 +163,10 @@ class Held:
             arguments = (describe_arrays(self._experiment.state), describe_arrays(self._held), choices)
             self._programs[num_updates] = AheadOfTime(self._many, arguments)
         return self._programs[num_updates]
+
+    def await_program(self, batch: Tree) -> None:
+        """That for so many updates."""
+        self._program(len(batch["epoch"])).wait()
 
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """The updates of one dispatch."""
