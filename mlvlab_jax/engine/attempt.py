@@ -71,6 +71,7 @@ class AttemptLog:
         calls: list[Callable[[], None]] = []
         if jax.process_index() == 0:
             self._ledger = Ledger(self.workdir / "goodput.jsonl", self.clock, first_step=first_step)
+            self.clock.on_enter = self._ledger.enter
             self._profiler = Profiler(self.workdir, config.tracking.profile, first_step=first_step + 1, note=note)
             calls += [self._ledger.write, self._profiler.look]
         if config.training.hang_timeout_s is not None:

@@ -17,7 +17,7 @@ from mlvlab_jax.engine.dispatch import check_dispatch
 from mlvlab_jax.engine.distributed import from_first, is_first
 from mlvlab_jax.engine.double_check import check_determinism
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
-from mlvlab_jax.engine.folder import describe_tags, write_start
+from mlvlab_jax.engine.folder import describe_move, describe_tags, write_start
 from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.peers import ending_without_peers
 from mlvlab_jax.engine.progress import Progress
@@ -80,6 +80,8 @@ def run(
         tracker.note(line)
     identity, versions = dict(experiment.data.identity), describe_versions(experiment)
     manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
+    for line in describe_move(manifest):
+        tracker.note(line)
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     with attempt.clock.phase("checkpoint"):
         newest = recover(folder, tracker.note)

@@ -44,7 +44,8 @@ class Progress:
     """Batches taken, early stopping, the open window, and the newest metrics by name.
 
     skipped: the steps whose update was left out: one of the `step` batches each, and none of the updates that the state
-    counts. evaluated: the step of the newest evaluation on the validation split, 0 before the first.
+    counts. evaluated: the step of the newest evaluation on the validation split, 0 before the first. examples:
+    `append_batch` of all batches whose scalars have been read, in their order.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class Progress:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped: tuple[int, ...] = ()
     evaluated: int = 0
+    examples: int = 0
 
     def to_tree(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -62,7 +64,8 @@ class Progress:
     def from_tree(cls, tree: dict[str, Any]) -> "Progress":
         """The inverse of `to_tree`."""
         stopping, window = EarlyStopping(**tree["stopping"]), Window(**tree["window"])
-        return cls(tree["step"], stopping, window, tree["metrics"], tuple(tree["skipped"]), tree["evaluated"])
+        rest = {"skipped": tuple(tree["skipped"]), "evaluated": tree["evaluated"], "examples": tree["examples"]}
+        return cls(tree["step"], stopping, window, tree["metrics"], **rest)
 
 
 class StepScalars(NamedTuple):

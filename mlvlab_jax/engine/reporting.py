@@ -9,6 +9,7 @@ import jax
 from mlvlab_jax.config.load import flatten, to_tree, to_yaml
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.engine.attempt import AttemptLog
+from mlvlab_jax.engine.examples import append_batch
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.mesh import fetch, replicated
 from mlvlab_jax.engine.progress import Progress, StepScalars, Window
@@ -66,12 +67,13 @@ class Reporter:
         """Adds the scalars of finished steps to the window, but for updates left out, and shows the last loss."""
         if not finished:
             return progress
-        window = progress.window
+        window, examples = progress.window, progress.examples
         for _, scalars in finished:
             window = window.add(scalars) if scalars["applied"] else window
+            examples = append_batch(examples, scalars["examples"])
         self._rate.arrive(window.num_examples - progress.window.num_examples, num_steps=len(finished))
         self._tracker.progress(progress.step, scalars["loss_sum"] / scalars["num_examples"])
-        return dataclasses.replace(progress, window=window)
+        return dataclasses.replace(progress, window=window, examples=examples)
 
     def close_window(self, progress: Progress) -> Progress:
         """Reports the means over the window, and opens the next one."""

@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mlvlab_jax.engine.faults import strike
 
@@ -23,10 +23,12 @@ class PhaseClock:
 
     Attributes:
         turns: How often a phase was entered or left.
+        on_enter: Told of each phase as it is entered.
     """
 
     def __init__(self) -> None:
         self.turns = 0
+        self.on_enter: Callable[[str], None] = lambda phase: None
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._origin = self._started = time.perf_counter()
         self._stack = ["setup"]
@@ -43,6 +45,7 @@ class PhaseClock:
         self._book()
         self._stack.append(name)
         self.turns += 1
+        self.on_enter(name)
         try:
             strike(name)
             yield
