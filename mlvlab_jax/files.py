@@ -1,6 +1,7 @@
 """Files that are either whole or not there, their digests, and the lock that gives a run folder one writer."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlvlab_jax.errors import RunFolderError
+
+#: With which the system says that a disk takes no more, or nothing at all.
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -98,6 +98,11 @@ class AttemptLog:
             self._profiler.turn(first)
         return self._profiler.name(last)
 
+    def saved(self, step: int) -> None:
+        """Writes down that a checkpoint of `step` is on disk, whole: from now on a start without one is no new run."""
+        self._ledger.saved = step
+        self._ledger.write()
+
     def write(self) -> None:
         """Brings the ledger up to date for a reader."""
         self._ledger.write()

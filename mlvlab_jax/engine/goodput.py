@@ -10,6 +10,7 @@ import datetime
 import itertools
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class Attempt:
 
     started: in UTC. first_step: updates in the state it began with. step: updates it had handed to the device.
     seconds: by phase. ended: "finished", "stopped early", "interrupted", the name of the error that ended it; None
-    while it goes on, and for ever once it was killed.
+    while it goes on, and for ever once it was killed. saved: newest step it put on disk, whole; None: not one.
     """
 
     started: datetime.datetime
@@ -31,6 +32,7 @@ class Attempt:
     step: int
     seconds: Mapping[str, float]
     ended: str | None
+    saved: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,12 @@ def read_ledger(path: Path) -> list[Attempt]:
 def _parse(tree: Any) -> Attempt:
     started = datetime.datetime.fromisoformat(tree["started"]).astimezone(datetime.UTC)
     seconds = {name: float(value) for name, value in tree["seconds"].items()}
-    return Attempt(started, int(tree["first_step"]), int(tree["step"]), seconds, tree["ended"])
+    return Attempt(started, int(tree["first_step"]), int(tree["step"]), seconds, tree["ended"], tree.get("saved"))
+
+
+def find_saved(attempts: Sequence[Attempt]) -> int | None:
+    """The newest step of which a checkpoint was made, whether or not it is still there; None where there was none."""
+    return max((step for each in attempts for step in (each.saved, each.first_step) if step), default=None)
 
 
 class Ledger:
@@ -112,10 +119,12 @@ class Ledger:
         self._started = datetime.datetime.now(datetime.UTC) - age
         self._clock = clock
         self._first_step = self.step = first_step
+        self.saved: int | None = None
         self._earlier = read_ledger(path) if path else []
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644) if path else None
         self._offset = self._start_line(self._fd) if self._fd is not None else 0
         self._width = 0
+        self._lock = threading.Lock()
 
     def attempts(self) -> list[Attempt]:
         """Those before this one, and this one up to now."""
@@ -126,25 +135,26 @@ class Ledger:
 
         A disk that refuses leaves the ledger behind and the run alone.
         """
-        if self._fd is None:
-            return
-        line = json.dumps(dataclasses.asdict(self._describe(ended)), default=lambda time: time.isoformat())
-        self._width = max(self._width, len(line))  # never shorter than what it covers; JSON allows the spaces
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
+            if self._fd is None:
+                return
+            line = json.dumps(dataclasses.asdict(self._describe(ended)), default=lambda time: time.isoformat())
+            self._width = max(self._width, len(line))  # never shorter than what it covers; JSON allows the spaces
             os.pwrite(self._fd, (line.ljust(self._width) + "\n").encode(), self._offset)
 
     def close(self, ended: str) -> None:
         """Writes the line for the last time."""
         self.write(ended)
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
 
     def _describe(self, ended: str | None) -> Attempt:
         seconds = self._clock.read()
         del seconds["total"]
         rounded = {phase: round(value, 3) for phase, value in seconds.items()}
-        return Attempt(self._started, self._first_step, self.step, rounded, ended)
+        return Attempt(self._started, self._first_step, self.step, rounded, ended, self.saved)
 
     @staticmethod
     def _start_line(fd: int) -> int:

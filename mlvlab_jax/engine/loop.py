@@ -77,7 +77,7 @@ def run(
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     with attempt.clock.phase("checkpoint"):
         newest = recover(folder, tracker.note)
-    with CheckpointStore(folder, config.checkpoint, mode=mode) as store:
+    with CheckpointStore(folder, config.checkpoint, mode=mode, note=tracker.note, saved=attempt.saved) as store:
         quarantine = Quarantine(
             workdir / "quarantine.jsonl",
             sizes={name: len(split) for name, split in experiment.data.splits.items()},
@@ -151,6 +151,7 @@ class Trainer:
                     sizes.add(step - first)
                     self._count(self._late.push(step, scalars))
                     self.progress = dataclasses.replace(self.progress, step=step)
+                    self._store.look()
                     if step % config.tracking.log_every_steps == 0:
                         self._log()
                 improved = self._evaluate() if horizon.eval_due(step) else False
