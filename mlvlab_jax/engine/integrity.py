@@ -62,9 +62,10 @@ def _read_seal(path: Path) -> dict[str, Any] | str:
     """What integrity.json holds, or what is wrong with it."""
     if not path.is_file():
         return _MISSING
+    data = path.read_bytes()
     try:
-        sealed = json.loads(path.read_bytes())
-        whole = sealed.pop("sha256") == _digest(sealed)
+        sealed = json.loads(data)
+        whole = sealed.pop("sha256") == _digest(sealed) and data.endswith(b"\n")
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     return sealed if whole else "damaged itself"

@@ -24,17 +24,18 @@ _MOST_ERRORS = 4
 
 
 def open_manager(folder: Path, rank: Rank, *, read_only: bool) -> ocp.CheckpointManager:
-    """A manager that deletes nothing but what an earlier process left unfinished, and not even that to read only.
+    """A manager that deletes nothing.
 
     Raises:
         CheckpointError: What lies there cannot be read.
     """
-    # Failures are told by whoever catches them; Orbax would log each with several pages of tracebacks.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Failures are told by whoever catches them; Orbax and its event loops would log each with pages of tracebacks.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.PreserveAll(),
         best_fn=lambda metrics: rank(metrics)[0],
-        cleanup_tmp_directories=not read_only,
+        cleanup_tmp_directories=False,  # it tells of a failure at it only when the next save begins, and fails that
         create=not read_only,
         read_only=read_only,
         # Made in the background, a folder that cannot be made leaves threads that keep the process for 20 minutes.
@@ -71,10 +72,15 @@ def describe_failure(error: Exception) -> str:
 
 def clear_away(folder: Path, step: int) -> None:
     """Removes what a save of `step` that failed has left behind, as far as the disk lets it."""
-    for path in folder.glob(f"*{_UNFINISHED}"):
-        shutil.rmtree(path, ignore_errors=True)
+    remove_unfinished(folder)
     if not (folder / str(step) / NAME).is_file():
         shutil.rmtree(folder / str(step), ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what saves and deletions have not finished, as far as the disk lets it; for where none is going on."""
+    for path in folder.glob(f"*{_UNFINISHED}"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def delete_step(folder: Path, step: int) -> None:

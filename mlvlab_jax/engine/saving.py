@@ -23,6 +23,7 @@ from mlvlab_jax.engine.manager import (
     delete_step,
     describe_failure,
     open_manager,
+    remove_unfinished,
 )
 from mlvlab_jax.engine.retention import Rank, list_superfluous
 from mlvlab_jax.engine.state import TrainState
@@ -61,6 +62,7 @@ class Saver:
         note: Callable[[str], None],
         saved: Callable[[int], None],
     ) -> None:
+        from_first(lambda: remove_unfinished(folder))
         self.manager = open_manager(folder, rank, read_only=False)
         self._folder, self._config, self._rank = folder, config, rank
         self._note, self._saved = note, saved
@@ -138,6 +140,7 @@ class Saver:
             seal(folder)
             self._saved(step)
             self._delete_superfluous()
+            remove_unfinished(self._folder)  # writes of a save that failed may have come in after it was cleared away
 
     def _delete_superfluous(self) -> None:
         sealed = [step for step in self.manager.all_steps() if (self._folder / str(step) / NAME).is_file()]

@@ -4,6 +4,7 @@ import contextlib
 import resource
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -23,7 +24,9 @@ def small_disk(folder, *, size="6m"):
 
 def fill(folder, *, but=0):
     """Takes all but so many bytes."""
-    (folder / "filling").write_bytes(bytes(max(0, shutil.disk_usage(folder).free - but)))
+    with (folder / "filling").open("wb", buffering=0) as file, contextlib.suppress(OSError):  # others may be writing
+        for _ in range(max(0, shutil.disk_usage(folder).free - but) // 4096):
+            file.write(bytes(4096))
 
 
 class Full:
@@ -51,7 +54,10 @@ class ReadOnly:
     words = "Read-only file system"
 
     def begin(self, folder):
-        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        end = time.monotonic() + 30  # it is refused while a file is being written
+        while subprocess.run(["mount", "-o", "remount,ro", folder], capture_output=True).returncode:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
     def end(self, folder):
         subprocess.run(["mount", "-o", "remount,rw", folder], check=True)

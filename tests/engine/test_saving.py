@@ -17,6 +17,9 @@ from mlvlab_jax.errors import DiskError
 from tests.conftest import tiny_config
 from tests.engine.disks import FAULTS, Full, broken, fill, small_disk
 
+#: TensorStore answers a loop of asyncio that Orbax has closed after an error.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
+
 STATE = {
     "weights": jnp.asarray(np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)),
     "step": jnp.ones(3),
