@@ -19,6 +19,7 @@ from mlvlab_jax.config.schema import CheckpointConfig
 from mlvlab_jax.engine.distributed import from_first
 from mlvlab_jax.engine.integrity import find_damage, summarise
 from mlvlab_jax.engine.manager import close_manager, open_manager
+from mlvlab_jax.engine.mismatch import Kind, list_mismatches
 from mlvlab_jax.engine.retention import Rank
 from mlvlab_jax.engine.saving import Saver
 from mlvlab_jax.engine.state import TrainState
@@ -167,9 +168,16 @@ class CheckpointStore:
         return sum(path.stat().st_size for path in (self._folder / str(step)).rglob("*") if path.is_file())
 
     def describe(self, step: int) -> list[ArrayRecord]:
-        """The arrays of the state of `step`, read from its description."""
-        with ocp.PyTreeCheckpointer() as reader:
-            tree = _read_tree(reader, self._state_folder(step))
+        """The arrays of the state of `step`, read from its description.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                tree = _read_tree(reader, self._state_folder(step))
+        except (ValueError, FileNotFoundError, KeyError) as error:
+            raise CheckpointError(f"{self._folder / str(step)}: the arrays cannot be listed: {error}") from error
         named = jax.tree_util.tree_leaves_with_path(tree)
         return [ArrayRecord(_name(path), tuple(leaf.shape), str(leaf.dtype)) for path, leaf in named]
 
@@ -208,6 +216,7 @@ class CheckpointStore:
         """
         if verify:
             self._check(step)
+        self._compare(step, like)
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, layout)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())
         try:
@@ -215,6 +224,18 @@ class CheckpointStore:
         except (ValueError, FileNotFoundError, KeyError) as error:
             raise CheckpointError(f"{self._folder / str(step)}: cannot be restored: {error}") from error
         return restored["state"], restored["progress"]
+
+    def _compare(self, step: int, like: TrainState) -> None:
+        """Raises where the saved state is of another model; Orbax names one array, and passes other types by."""
+        named = jax.tree_util.tree_leaves_with_path(like)
+        expected = {_name(path): Kind(tuple(leaf.shape), str(leaf.dtype)) for path, leaf in named}
+        found = {array.name: Kind(array.shape, array.dtype) for array in self.describe(step)}
+        if lines := list_mismatches(expected, found):
+            listed = "\n".join(f"  {line}" for line in lines)
+            raise CheckpointError(
+                f"{self._folder / str(step)}: the state of another model:\n{listed}\n"
+                "bring back the code and the configuration that it was saved with, or give another --workdir"
+            )
 
     def _state_folder(self, step: int) -> Path:
         return self._folder / str(step) / "state"
