@@ -1,5 +1,8 @@
 """Errors a person can act on: each names place, value, expectation and fix, and carries its exit code."""
 
+#: Exit code of a command that ends by an error that nobody foresaw.
+INTERNAL_EXIT_CODE = 70
+
 
 class MlvlabError(Exception):
     """Base of every error meant for the person at the keyboard.
@@ -9,7 +12,7 @@ class MlvlabError(Exception):
         path: Dotted config path the error is about ("model.params.num_heads"), or None.
     """
 
-    exit_code = 70
+    exit_code = INTERNAL_EXIT_CODE
 
     def __init__(self, message: str, *, path: str | None = None) -> None:
         super().__init__(message)

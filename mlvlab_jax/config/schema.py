@@ -206,6 +206,8 @@ class CheckpointConfig:
     """Newest checkpoints kept; two at least, so that a damaged one leaves another to go on from."""
     keep_best: Positive = Field(default=1, json_schema_extra=OPERATIONAL)
     """Best checkpoints kept, by the early-stopping metric."""
+    keep_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Checkpoints of every so many steps are kept for good, where one was saved at that step; null keeps none so."""
 
 
 @configclass

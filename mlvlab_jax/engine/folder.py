@@ -136,7 +136,7 @@ def describe_session(config: Config) -> dict[str, Any]:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": {name: _version(name) for name in _RECORDED},
+        "versions": list_versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
@@ -146,6 +146,11 @@ def describe_session(config: Config) -> dict[str, Any]:
         "git": git._asdict() if git else None,
         "lock": _describe_lock(),
     }
+
+
+def list_versions() -> dict[str, str | None]:
+    """Versions of what a run is made with, by the names of the packages; None of one that is not installed."""
+    return {name: _version(name) for name in _RECORDED}
 
 
 def _describe_lock() -> dict[str, str]:

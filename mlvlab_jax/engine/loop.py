@@ -85,7 +85,8 @@ def run(
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     with attempt.clock.phase("checkpoint"):
         newest = recover(folder, tracker.note)
-    with CheckpointStore(folder, config.checkpoint, mode=mode) as store, ending_without_peers(workdir):
+    store = CheckpointStore(folder, config.checkpoint, mode=mode, note=tracker.note, saved=attempt.saved)
+    with store, ending_without_peers(workdir):
         quarantine = Quarantine(
             workdir / "quarantine.jsonl",
             sizes={name: len(split) for name, split in experiment.data.splits.items()},

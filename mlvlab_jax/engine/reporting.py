@@ -129,6 +129,7 @@ class Reporter:
 
     def _report(self, progress: Progress, step: int, values: dict[str, float]) -> Progress:
         self._tracker.scalars(step, values)
+        self._attempt.metrics = {**self._attempt.metrics, **values}
         return dataclasses.replace(progress, metrics=progress.metrics | measured_of(values))
 
 

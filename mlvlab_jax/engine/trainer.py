@@ -141,6 +141,7 @@ class Trainer:
             self._sizes.add(step - first)
             self._count(self._late.push(step, scalars))
             self.progress = dataclasses.replace(self.progress, step=step)
+            self._store.look()
             if step % self._config.tracking.log_every_steps == 0:
                 self._log()
 
