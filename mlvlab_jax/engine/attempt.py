@@ -33,19 +33,23 @@ class AttemptLog:
         clock: Where the time is booked.
         ended: What ended the training, once that is known.
         mfu: Model FLOPs utilisation of the last window, in [0, 1]; None where unknown.
-        workdir: Run folder.
     """
 
     def __init__(self, workdir: Path, *, clock: PhaseClock | None = None) -> None:
         self.clock = clock or PhaseClock()
         self.ended = "interrupted"
         self.mfu: float | None = None
-        self.workdir = workdir
+        self._workdir = workdir
         self._compiles = CompileMeter(self.clock)
         self._open = contextlib.ExitStack()
         self._ledger = Ledger(None, self.clock, first_step=0)
         self._profiler = Profiler(workdir, None, first_step=1, note=lambda text: None)
         self._now: Callable[[], Circumstances] | None = None
+
+    @property
+    def workdir(self) -> Path:
+        """Run folder."""
+        return self._workdir
 
     def __enter__(self) -> "AttemptLog":
         self._open.enter_context(self._compiles)
@@ -70,15 +74,15 @@ class AttemptLog:
         self._now = lambda: self._describe_circumstances(config, in_memory=in_memory)
         calls: list[Callable[[], None]] = []
         if jax.process_index() == 0:
-            self._ledger = Ledger(self.workdir / "goodput.jsonl", self.clock, first_step=first_step)
-            self._profiler = Profiler(self.workdir, config.tracking.profile, first_step=first_step + 1, note=note)
+            self._ledger = Ledger(self._workdir / "goodput.jsonl", self.clock, first_step=first_step)
+            self._profiler = Profiler(self._workdir, config.tracking.profile, first_step=first_step + 1, note=note)
             calls += [self._ledger.write, self._profiler.look]
         if config.training.hang_timeout_s is not None:
             watchdog = Watchdog(
                 self.clock,
                 lambda: self._ledger.step,
                 limit_s=config.training.hang_timeout_s,
-                workdir=self.workdir,
+                workdir=self._workdir,
                 process=(jax.process_index(), jax.process_count()),
             )
             self._open.callback(watchdog.close)
