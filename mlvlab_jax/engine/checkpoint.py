@@ -4,6 +4,7 @@ A checkpoint counts once it is sealed: committed by Orbax, and then every file's
 What was changed or cut off after that is found before anything is restored from it.
 """
 
+import dataclasses
 import datetime
 import math
 from collections.abc import Callable
@@ -227,12 +228,12 @@ class CheckpointStore:
             self._check(step)
         self._compare(step, like)
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, layout)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target.present()), progress=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
         except (ValueError, FileNotFoundError, KeyError) as error:
             raise CheckpointError(f"{self._folder / str(step)}: cannot be restored: {error}") from error
-        return restored["state"], restored["progress"]
+        return dataclasses.replace(target, **restored["state"]), restored["progress"]
 
     def _compare(self, step: int, like: TrainState) -> None:
         """Raises where the saved state is of another model; Orbax names one array, and passes other types by."""

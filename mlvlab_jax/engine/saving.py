@@ -134,7 +134,7 @@ class Saver:
         metrics = None if monitored is None else {"monitored": monitored, "step": step}
         # A copy on the device: the training step may overwrite the original's memory while it is being written.
         snapshot = jax.tree.map(lambda x: x.copy(), state)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(snapshot), progress=ocp.args.JsonSave(progress))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(snapshot.present()), progress=ocp.args.JsonSave(progress))
         self.manager.save(step, args=args, metrics=metrics, force=True)
 
     def _conclude(self, step: int) -> None:

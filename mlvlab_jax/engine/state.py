@@ -37,6 +37,11 @@ class TrainState:
         """What is evaluated and delivered: the moving average where there is one."""
         return self.variables if self.ema is None else self.ema
 
+    def present(self) -> dict[str, Tree]:
+        """The fields that hold something, by name: what is saved, so that a field that comes to be leaves others be."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if value is not None}
+
 
 def create_state(
     model: Model,
