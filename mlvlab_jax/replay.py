@@ -68,7 +68,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     for line in compare_session(workdir, config, experiment):
         _note(f"bits may differ: {line}")
     origin = find_origin(workdir, config, experiment, step=step, note=_note)
-    left_out = read_left_out(workdir, config, step=step)
+    left_out = read_left_out(workdir, config)
     replayed = replay(config, experiment, origin, step=step, records=records, left_out=left_out)
     out = Console(highlight=False)
     _print_step(replayed, out)
@@ -93,7 +93,7 @@ def _print_step(replayed: "Replayed", out: "Console") -> None:
     out.print(f"loss {loss:.6g}  grad norm {scalars['grad_norm']:.6g}  learning rate {scalars['learning_rate']:.6g}")
     out.print(f"examples {' '.join(map(str, replayed.example_id.tolist()))}", soft_wrap=True)
     if not replayed.logged:
-        out.print(f"\nno record covers step {step}: the run has not come to the end of its log window")
+        out.print(f"\nno record covers step {step}: the run left it out, or has not come to the end of its log window")
         return
     lines = [f"{f'window to step {replayed.last}':<24}{'logged':<24}made again"]
     for name, logged in replayed.logged.items():

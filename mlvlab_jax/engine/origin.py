@@ -79,20 +79,18 @@ def compare_session(workdir: Path, config: Config, experiment: Experiment) -> li
     return [f"{name}: {there.get(name)} in the run, {here.get(name)} here" for name in names]
 
 
-def read_left_out(workdir: Path, config: Config, *, step: int) -> frozenset[int]:
-    """The steps that a run left out by going back, which the device knew nothing of; none where it had not, by `step`.
+def read_left_out(workdir: Path, config: Config) -> frozenset[int]:
+    """The steps that a run left out by going back, of which the device knew nothing.
 
     Args:
         workdir: Run folder; the run may be going on.
         config: Of the run.
-        step: The one to make again.
     """
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     if config.training.non_finite.policy != "rollback" or not list_steps(folder):
         return frozenset()
     with CheckpointStore(folder, config.checkpoint, mode=mode, read_only=True) as store:
-        skipped = frozenset(Progress.from_tree(store.read_progress(store.resolve("last"))).skipped)
-    return frozenset() if step in skipped else skipped
+        return frozenset(Progress.from_tree(store.read_progress(store.resolve("last"))).skipped)
 
 
 def _decisive(session: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,11 +67,13 @@ def replay(
         origin: Before the step; its arrays are given away.
         step: Its number.
         records: Of `read_windows`.
-        left_out: Of `read_left_out`: steps that change nothing.
+        left_out: Of `read_left_out`: steps that change nothing, unless it is one of them that is made again.
     """
     updates = make_updates(config, experiment, on_bad=lambda found: None)
     first, state, rows = origin.progress.step, origin.state, []
     closing = min((number for number in records if number >= step), default=None)
+    if step in left_out:  # in no record, and before it was left out the steps before it counted
+        closing, left_out = None, ()
     last = step if closing is None else closing
     for dispatch, batch in zip(updates.plan(first), updates.batches(first), strict=False):
         if dispatch.first < step <= dispatch.last:

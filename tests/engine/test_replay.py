@@ -3,12 +3,13 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
-from mlvlab_jax.engine.origin import Origin, find_origin, read_windows
+from mlvlab_jax.engine.origin import Origin, find_origin, read_left_out, read_windows
 from mlvlab_jax.engine.progress import Progress
 from mlvlab_jax.engine.replay import is_equal, read_batch, replay
 from mlvlab_jax.tracking.jsonl import JsonlTracker
@@ -71,6 +72,25 @@ def test_from_a_checkpoint_inside_a_window_the_open_window_is_gone_on_with(saved
     assert (replayed.first, replayed.last) == (saved, 8)
     assert replayed.equal
     assert len(replayed.logged) == 4
+
+
+def test_steps_that_a_run_left_out_by_going_back_change_nothing(tmp_path, plan_faults):
+    plan_faults("batch:6=do:nan")
+    rules = {"num_epochs": 3, "non_finite": {"policy": "rollback"}}
+    config = several(1, training=rules, checkpoint={"every_steps": 4, "keep_last": 9}, evaluation={"every_epochs": 9})
+    run(config, workdir=tmp_path, tracker=JsonlTracker(tmp_path / "metrics.jsonl"))
+    experiment, records = make_experiment(config), read_windows(tmp_path)
+    left_out = read_left_out(tmp_path, config)
+    assert left_out == {5, 6}
+    origin = find_origin(tmp_path, config, experiment, step=7, note=pytest.fail)
+    assert origin.progress.step == 4
+    replayed = replay(config, experiment, origin, step=7, records=records, left_out=left_out)
+    assert replayed.equal
+    assert (replayed.last, len(replayed.logged)) == (8, 4)
+    origin = find_origin(tmp_path, config, experiment, step=6, note=pytest.fail)
+    lost = replay(config, experiment, origin, step=6, records=records, left_out=left_out)
+    assert not np.isfinite(lost.scalars["loss_sum"])
+    assert dict(lost.logged) == {}
 
 
 def test_a_number_that_differs_in_its_last_bit_is_not_equal(finished):
