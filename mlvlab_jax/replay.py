@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--per-example",
         action="store_true",
         help="rank the examples of the step's batch by gradient norm and loss, and write them with their images to "
-        "WORKDIR/replay/step-N; takes a backward pass for each example",
+        "WORKDIR/replay/step-N; takes the time of a step for each example",
     )
     parsed = parser.parse_args(arguments)
     return run_command(lambda: _replay(parsed))
@@ -92,7 +92,8 @@ def _print_step(replayed: "Replayed", out: "Console") -> None:
     out.print(f"loss {loss:.6g}  grad norm {scalars['grad_norm']:.6g}  learning rate {scalars['learning_rate']:.6g}")
     out.print(f"examples {' '.join(map(str, replayed.example_id.tolist()))}", soft_wrap=True)
     if not replayed.logged:
-        out.print(f"\nno record covers step {step}: the run has not come to the end of its log window")
+        why = "the run stopped before the end of its log window, or has not come to it"
+        out.print(f"\nno record in metrics.jsonl covers step {step}: {why}", soft_wrap=True)
         return
     lines = [f"{f'window to step {replayed.last}':<24}{'logged':<24}made again"]
     for name, logged in replayed.logged.items():
@@ -101,6 +102,12 @@ def _print_step(replayed: "Replayed", out: "Console") -> None:
     out.print("", *lines, sep="\n", soft_wrap=True, markup=False)
     verdict = "[green]equal[/green], bit for bit" if replayed.equal else "[red]not equal[/red]"
     out.print(f"the log window that holds step {step} is {verdict}", soft_wrap=True)
+    if not replayed.equal:
+        out.print(
+            "bits depend on versions, devices and code, on GPUs also on XLA_FLAGS=--xla_gpu_deterministic_ops=true; "
+            "where all of these are the same, memory or arithmetic has failed",
+            soft_wrap=True,
+        )
 
 
 def _print_not_finite(config: "Config", experiment: "Experiment", replayed: "Replayed", out: "Console") -> None:
