@@ -134,6 +134,18 @@ def _plans() -> Iterator[Question]:
         yield Question(text, "", "scaling", value)
 
 
+def _faults() -> Iterator[Question]:
+    rows = {
+        "kills_identical": "30 kills of verify-resume: runs that end as if untouched",
+        "bits_found": "a bit flipped in any file of a checkpoint: found",
+        "hangs_ended": "a process that is stuck: all end with its name",
+        "uneven_steps_without_alarm": "1,000 uneven steps: no alarm",
+        "signals_to_one_of_two": "a signal to one of two processes: both stop after the same step",
+    }
+    for value, text in rows.items():
+        yield Question(text, "", "faults", value, goal=1)
+
+
 QUESTIONS = (
     *_steps(),
     *_dispatch(),
@@ -173,6 +185,7 @@ QUESTIONS = (
         unit="s",
     ),
     *_plans(),
+    *_faults(),
     *_data(),
     *_serving(),
     Question(

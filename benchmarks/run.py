@@ -22,6 +22,7 @@ BENCHMARKS = (
     *("startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
     *("plan", "scaling"),
+    "faults",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 

@@ -4,12 +4,14 @@ import argparse
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlvlab_jax import __version__
-from mlvlab_jax.errors import MlvlabError
+from mlvlab_jax.errors import INTERNAL_EXIT_CODE, DiskError, MlvlabError
+from mlvlab_jax.files import DISK_ERRNOS
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
@@ -135,6 +137,13 @@ def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfi
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 - the edge: what nobody foresaw ends with a code of its own
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"error: {place}{error.strerror}; free some space, or choose a folder elsewhere", file=sys.stderr)
+            return DiskError.exit_code
+        traceback.print_exc()
+        return INTERNAL_EXIT_CODE
 
 
 def _with_place(error: MlvlabError, loaded: "LoadedConfig | None") -> str:

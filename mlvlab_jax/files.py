@@ -1,6 +1,7 @@
 """Files that are either whole or not there, their digests, and the lock that gives a run folder one writer."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -10,18 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlvlab_jax.errors import RunFolderError
+from mlvlab_jax.errors import DiskError, RunFolderError
+
+#: With which the system says that a disk takes no more, or nothing at all.
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes `data` so that a reader, or a crash at any moment, sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -57,10 +65,17 @@ def exclusive_writer(folder: Path, *, option: str = "--workdir") -> Iterator[Non
         option: What named it, for the message.
 
     Raises:
+        DiskError: The folder cannot be made or written.
         RunFolderError: Another live process holds it; the message names that process and its host.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "run.lock").open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / "run.lock").open("a+")
+    except OSError as error:
+        raise DiskError(
+            f"{folder}: cannot be written: {error.strerror}; expected a folder of your own; give another {option}"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -57,7 +57,7 @@ def _replay(parsed: argparse.Namespace) -> int:
 
     from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
     from mlvlab_jax.engine.experiment import make_experiment
-    from mlvlab_jax.engine.origin import check_step, compare_session, find_origin, read_windows
+    from mlvlab_jax.engine.origin import check_step, compare_session, find_origin, read_left_out, read_windows
     from mlvlab_jax.engine.replay import replay
 
     records = read_windows(workdir)
@@ -65,10 +65,11 @@ def _replay(parsed: argparse.Namespace) -> int:
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
     experiment = make_experiment(config)
-    for line in compare_session(workdir, experiment):
+    for line in compare_session(workdir, config, experiment):
         _note(f"bits may differ: {line}")
     origin = find_origin(workdir, config, experiment, step=step, note=_note)
-    replayed = replay(config, experiment, origin, step=step, records=records)
+    left_out = read_left_out(workdir, config, step=step)
+    replayed = replay(config, experiment, origin, step=step, records=records, left_out=left_out)
     out = Console(highlight=False)
     _print_step(replayed, out)
     if not all(map(math.isfinite, replayed.scalars.values())):

@@ -1,21 +1,20 @@
 """`mlvlab verify-resume --config FILE --kills N`: kills a run again and again, and proves that it ends as if untouched.
 
-The run is made once without a break. Then it is made again while signals, half of them SIGKILL and half SIGTERM, hit it
-at random moments: while it starts, compiles, trains, evaluates, saves or writes its report; each time it is started
+The run is made once without a break. Then it is made again while signals, SIGKILL and SIGTERM, hit it: every second one
+at a random moment, from the start to the report, the others as it compiles, evaluates or saves; each time it is started
 again with the same command. Where one is through before all kills are spent, another is begun. Every one of them must
-have the same last state, progress and metrics, bit for bit, no record missing and none there twice. What was found is
-written as certificate.json.
+have the same last state, progress and metrics, bit for bit, the same examples in the same order, and no record missing
+or there twice, in metrics.jsonl, TensorBoard and MLflow. With --mesh a run is made that goes on on another mesh after
+each kill; its parameters must be the same up to rounding, all else as before. What was found is certificate.json.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +23,12 @@ from mlvlab_jax.cli import add_config_arguments, run_configured
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
+    from mlvlab_jax.engine.kills import Killer, Place
     from mlvlab_jax.engine.outcome import Outcome
 
-_SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-#: What a run may take beyond the time of the unbroken one before it is taken for stuck.
-_PATIENCE, _PATIENCE_S = 10, 120
 #: Not the same, as of `EX_SOFTWARE`.
 _DIFFERENT = 70
+_COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,78 +38,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument("--kills", type=int, default=20, help="how often a run is killed in all (default: 20)")
+    parser.add_argument(
+        "--mesh",
+        action="append",
+        default=[],
+        metavar="data=N,fsdp=N,tensor=N",
+        help="another mesh to go on on, axes left out being 1; repeatable; machines without accelerators get as many "
+        "CPU devices as it takes",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="how far any array of parameters may be from the unbroken run's after a run across meshes, |a - b| / |a| "
+        "(default: 1e-4); networks that amplify rounding need more, such as narrow ones with layer normalisation of "
+        "empty image parts",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals (default: 0)")
     parser.add_argument(
         "--workdir", type=Path, help="new folder for the runs (default: experiments/verify-resume/CONFIG-TIME)"
     )
     parsed = parser.parse_args(arguments)
     return run_configured(parsed, lambda loaded: _verify(parsed, loaded))
-
-
-class Killer:
-    """Starts runs of one command, and kills them at random moments.
-
-    Args:
-        command: Trains; the folder is added.
-        seed: Of moments and signals.
-    """
-
-    def __init__(self, command: Sequence[str], *, seed: int) -> None:
-        self._command = tuple(command)
-        self._random = random.Random(seed)
-        self._environment = dict(os.environ)
-        self.seconds = 0.0
-        self.kills: list[dict[str, Any]] = []
-
-    def run_through(self, folder: Path) -> None:
-        """One run without a break, whose time the moments are taken from."""
-        started = time.monotonic()
-        with self._start(folder) as child:
-            self._check(folder, child.wait())
-        self.seconds = time.monotonic() - started
-
-    def run_with_kills(self, folder: Path, *, most: int) -> None:
-        """One run that is killed at most so often, to its end."""
-        for _ in range(most):
-            if self._kill_once(folder):
-                return
-        with self._start(folder) as child:
-            self._check(folder, self._wait(child, folder))
-
-    def _kill_once(self, folder: Path) -> bool:
-        """Whether the run was through before the signal came."""
-        number, delay = self._random.choice(_SIGNALS), self._random.uniform(0, self.seconds)
-        with self._start(folder) as child:
-            try:
-                self._check(folder, child.wait(timeout=delay))
-            except subprocess.TimeoutExpired:
-                child.send_signal(number)
-                code = self._wait(child, folder)
-                after = round(delay, 3)
-                self.kills.append({"run": folder.name, "signal": number.name, "after_s": after, "exit_code": code})
-                return False
-        return True
-
-    def _start(self, folder: Path) -> "subprocess.Popen[bytes]":
-        with (folder.parent / f"{folder.name}.log").open("ab") as log:
-            command = [*self._command, "--workdir", str(folder)]
-            return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
-
-    def _wait(self, child: "subprocess.Popen[bytes]", folder: Path) -> int:
-        from mlvlab_jax.errors import MlvlabError
-
-        limit = _PATIENCE * self.seconds + _PATIENCE_S
-        try:
-            return child.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            raise MlvlabError(f"{folder}: still running after {limit:.0f} s; see {folder}.log") from None
-
-    def _check(self, folder: Path, code: int) -> None:
-        from mlvlab_jax.errors import MlvlabError
-
-        if code:
-            raise MlvlabError(f"{folder}: training ended with exit code {code}; see {folder}.log")
 
 
 def _verify(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
@@ -123,12 +71,14 @@ def _verify(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
         raise ConfigError(f"--kills {parsed.kills}: expected 1 or more")
     if workdir.exists():
         raise ConfigError(f"{workdir}: is there already; expected a new folder; give another --workdir")
+    places = _find_places(parsed)
+    from mlvlab_jax.engine.kills import Killer
+
     workdir.mkdir(parents=True)
     configs = [word for path in parsed.config for word in ("--config", str(path))]
     killer = Killer([sys.executable, "-m", "mlvlab_jax.train", *configs, *parsed.overrides], seed=parsed.seed)
     print(f"one run without a break, then {parsed.kills} kills; runs and logs in {workdir}", flush=True)
-    unbroken = workdir / "unbroken"
-    killer.run_through(unbroken)
+    killer.run_through(workdir / "unbroken")
     print(f"without a break: {killer.seconds:.1f} s", flush=True)
     folders: list[Path] = []
     while len(killer.kills) < parsed.kills:
@@ -136,19 +86,88 @@ def _verify(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
         before = len(killer.kills)
         killer.run_with_kills(folders[-1], most=parsed.kills - before)
         print(f"{folders[-1].name}: through after {len(killer.kills) - before} kills", flush=True)
-    return _certify(parsed, loaded, killer, workdir, folders)
+    across = _run_across(killer, workdir, places) if places else []
+    return _certify(parsed, loaded, killer, workdir, (folders, across))
+
+
+def _find_places(parsed: argparse.Namespace) -> "list[Place]":
+    """The meshes asked for, each checked as far as it can be without a run."""
+    if not parsed.mesh:
+        return []
+    from mlvlab_jax.config.load import load_config
+    from mlvlab_jax.engine.kills import Place
+    from mlvlab_jax.errors import ConfigError
+
+    asked = []
+    for text in parsed.mesh:
+        axes = {"data": "1", "fsdp": "1", "tensor": "1"} | dict(part.partition("=")[::2] for part in text.split(","))
+        overrides = tuple(f"mesh.{axis}={size}" for axis, size in axes.items())
+        mesh = load_config(parsed.config, [*parsed.overrides, *overrides]).config.mesh
+        if mesh.data < 1:
+            raise ConfigError(f"--mesh {text}: data is {mesh.data}; expected a number of devices, 1 or more")
+        asked.append((text, overrides, mesh.data * mesh.fsdp * mesh.tensor))
+    platform, num_devices = _describe_devices()
+    places = []
+    for text, overrides, product in asked:
+        if platform != "cpu" and product != num_devices:
+            raise ConfigError(
+                f"--mesh {text}: makes {product} devices; expected the {num_devices} of this machine ({platform}); "
+                "change an axis, or take a machine without accelerators"
+            )
+        places.append(Place(text, overrides, _make_cpus(product) if platform == "cpu" else {}))
+    return places
+
+
+def _describe_devices() -> tuple[str, int]:
+    """Platform and number of the devices a run would see, asked by a process of its own, which lets go of them."""
+    code = "import jax; print(jax.devices()[0].platform, jax.device_count())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return told[0], int(told[1])
+
+
+def _make_cpus(number: int) -> dict[str, str]:
+    kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_COUNT_FLAG)]
+    return {"XLA_FLAGS": " ".join([*kept, f"{_COUNT_FLAG}={number}"])}
+
+
+def _run_across(killer: "Killer", workdir: Path, places: "Sequence[Place]") -> list[Path]:
+    """Runs from mesh to mesh, until each of the meshes has made steps that last; as many runs as there are at most."""
+    from mlvlab_jax.engine.kills import Place
+
+    folders: list[Path] = []
+    todo = [Place(), *places]
+    for number in range(len(todo)):
+        folders.append(workdir / f"meshes-{number}")
+        before = len(killer.kills)
+        killer.run_across(folders[-1], todo, most=2 * len(todo))
+        kills = killer.kills[before:]
+        print(f"{folders[-1].name}: through after {len(kills)} kills, each on another mesh", flush=True)
+        if len({kill["mesh"] for kill in kills}) == len(todo):
+            break
+        todo = [*todo[1:], todo[0]]
+    return folders
 
 
 def _certify(
-    parsed: argparse.Namespace, loaded: "LoadedConfig", killer: Killer, workdir: Path, folders: Sequence[Path]
+    parsed: argparse.Namespace,
+    loaded: "LoadedConfig",
+    killer: "Killer",
+    workdir: Path,
+    folders: tuple[Sequence[Path], Sequence[Path]],
 ) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # arrays are only read here
     from mlvlab_jax.config.load import compute_hash
-    from mlvlab_jax.engine.outcome import list_differences, read_outcome
+    from mlvlab_jax.engine.outcome import list_differences, list_gaps, read_outcome
     from mlvlab_jax.files import write_json
 
     expected = read_outcome(workdir / "unbroken")
-    found = {folder.name: list_differences(expected, read_outcome(folder)) for folder in folders}
+    found = {"unbroken": expected.strays}
+    found |= {folder.name: list_differences(expected, read_outcome(folder)) for folder in folders[0]}
+    across = _describe_across(workdir, folders[1], parsed.tolerance) if folders[1] else {}
+    for folder in folders[1]:
+        found[folder.name] = list_gaps(expected, read_outcome(folder))
+        if (apart := across["measured"][folder.name]) > parsed.tolerance:
+            found[folder.name].append(f"parameters {apart:.2g} apart, expected at most {parsed.tolerance:g}")
     manifest = json.loads((workdir / "unbroken" / "manifest.json").read_text())
     certificate = {
         "equal": not any(found.values()),
@@ -157,23 +176,59 @@ def _certify(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **_describe(expected),
         "differences": found,
+        "phases": killer.phases,
         "kills": killer.kills,
+        "meshes": across,
         "seconds_unbroken": round(killer.seconds, 2),
         **{name: manifest["sessions"][-1][name] for name in ("versions", "python", "devices", "git")},
     }
     write_json(workdir / "certificate.json", certificate)
-    for name, lines in found.items():
-        print(f"{name}: {'bit for bit the same' if not lines else 'DIFFERENT'}")
-        for line in lines[:10]:
-            print(f"  {line}")
-    verdict = "equal" if certificate["equal"] else "NOT equal"
-    print(f"{len(folders)} runs, {len(killer.kills)} kills: {verdict}; {workdir / 'certificate.json'}")
+    _print_verdict(certificate, workdir, across=[folder.name for folder in folders[1]])
     return 0 if certificate["equal"] else _DIFFERENT
 
 
+def _print_verdict(certificate: dict[str, Any], workdir: Path, *, across: Sequence[str]) -> None:
+    for name, lines in certificate["differences"].items():
+        same = "the same up to rounding" if name in across else "bit for bit the same"
+        print(f"{name}: {same if not lines else 'DIFFERENT'}")
+        for line in lines[:10]:
+            print(f"  {line}")
+    hit = ", ".join(f"{phase} {number}" for phase, number in sorted(certificate["phases"].items()))
+    verdict = "equal" if certificate["equal"] else "NOT equal"
+    print(f"{len(certificate['kills'])} kills ({hit}): {verdict}; {workdir / 'certificate.json'}")
+
+
 def _describe(outcome: "Outcome") -> dict[str, Any]:
-    arrays, records = len(outcome.digests), len(outcome.records)
-    return {"steps": outcome.step, "state_sha256": outcome.digest, "num_arrays": arrays, "num_records": records}
+    return {
+        "steps": outcome.step,
+        "state_sha256": outcome.digest,
+        "examples_crc32": f"{outcome.progress['examples']:08x}",
+        "num_arrays": len(outcome.digests),
+        "num_records": len(outcome.records),
+    }
+
+
+def _describe_across(workdir: Path, folders: Sequence[Path], tolerance: float) -> dict[str, Any]:
+    """Tolerance and distance of the runs across meshes, and how many of their steps were made on each mesh."""
+    from mlvlab_jax.engine.outcome import measure_distance
+
+    distances = {folder.name: max(measure_distance(workdir / "unbroken", folder).values()) for folder in folders}
+    steps: dict[str, int] = {}
+    for mesh, made in itertools.chain.from_iterable(map(_count_steps, folders)):
+        steps[mesh] = steps.get(mesh, 0) + made
+    return {"tolerance": tolerance, "measured": distances, "steps": steps}
+
+
+def _count_steps(folder: Path) -> list[tuple[str, int]]:
+    """Mesh of each attempt at a run, and how many steps it made that last."""
+    from mlvlab_jax.engine.goodput import read_ledger
+
+    sessions = json.loads((folder / "manifest.json").read_text())["sessions"]
+    attempts = read_ledger(folder / "goodput.jsonl")
+    ends = [*(attempt.first_step for attempt in attempts[1:]), attempts[-1].step]
+    made = [end - attempt.first_step for attempt, end in zip(attempts, ends, strict=True)]
+    names = [",".join(f"{axis}={size}" for axis, size in session["mesh"].items() if size > 1) for session in sessions]
+    return list(zip([name or "one device" for name in names], made, strict=True))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def open_run_folder(folder: Path, config: Config) -> Iterator[None]:
 
 
 def check_run_folder(folder: Path, config: Config) -> None:
-    """Refuses a folder in which `config` could not be started or gone on with.
+    """Refuses a folder in which `config` could not be started or gone on with; another mesh is no hindrance.
 
     Raises:
         ConfigError: As in `open_run_folder`.
@@ -59,7 +59,8 @@ def check_run_folder(folder: Path, config: Config) -> None:
                 "give another --workdir"
             )
         return
-    changes = diff_identity(read_config(folder), config)
+    # The mesh says where, not what: a run may go on wherever it fits, and the manifest names each place.
+    changes = [line for line in diff_identity(read_config(folder), config) if not line.startswith("mesh.")]
     if changes:
         listed = "\n".join(f"  {line}" for line in changes)
         raise ConfigError(
@@ -104,7 +105,7 @@ def write_start(
         "seed": config.seed,
         "data": data_identity,
         "data_version": list(data_version),
-        "sessions": [*earlier["sessions"], describe_session()],
+        "sessions": [*earlier["sessions"], describe_session(config)],
     }
     write_json(path, manifest)
     return manifest
@@ -116,23 +117,40 @@ def describe_tags(manifest: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in flatten(listed).items()}
 
 
-def describe_session() -> dict[str, Any]:
+def describe_move(manifest: dict[str, Any]) -> list[str]:
+    """A line for the person watching where the newest session runs otherwise than the one before it; else none."""
+    places = [(session.get("mesh"), session["num_processes"]) for session in manifest["sessions"][-2:]]
+    if len(places) < 2 or places[0] == places[1]:
+        return []
+    before, now = (f"mesh {mesh}, {number} process{'es' * (number > 1)}" for mesh, number in places)
+    return [f"now on {now}, before on {before}: the numbers are the same up to rounding, no longer bit for bit"]
+
+
+def describe_session(config: Config) -> dict[str, Any]:
     """What manifest.json says of one start of a run: when, by which command, with what and on what."""
     import jax
+
+    from mlvlab_jax.engine.mesh import make_mesh
 
     git = describe_git(Path.cwd())
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": {name: _version(name) for name in _RECORDED},
+        "versions": list_versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "num_processes": jax.process_count(),
+        "mesh": dict(make_mesh(config.mesh).shape),
         "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FLAGS)},
         "git": git._asdict() if git else None,
         "lock": _describe_lock(),
     }
+
+
+def list_versions() -> dict[str, str | None]:
+    """Versions of what a run is made with, by the names of the packages; None of one that is not installed."""
+    return {name: _version(name) for name in _RECORDED}
 
 
 def _describe_lock() -> dict[str, str]:

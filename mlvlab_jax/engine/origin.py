@@ -57,8 +57,13 @@ def check_step(workdir: Path, records: Records, *, step: int) -> None:
         raise ConfigError(f"--step {step}: the run in {workdir} went to step {last}; expected one up to that")
 
 
-def compare_session(workdir: Path, experiment: Experiment) -> list[str]:
+def compare_session(workdir: Path, config: Config, experiment: Experiment) -> list[str]:
     """What is different here from the newest session of the run and may change bits, a line each.
+
+    Args:
+        workdir: Run folder.
+        config: Of the run.
+        experiment: The same made real.
 
     Raises:
         DataError: The data are not those of the run.
@@ -69,9 +74,25 @@ def compare_session(workdir: Path, experiment: Experiment) -> list[str]:
         raise DataError(
             f"{workdir}: the run was made of other data: {manifest['data']} there, {data} now; bring the old data back"
         )
-    there, here = _decisive(manifest["sessions"][-1]), _decisive(describe_session())
+    there, here = _decisive(manifest["sessions"][-1]), _decisive(describe_session(config))
     names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
     return [f"{name}: {there.get(name)} in the run, {here.get(name)} here" for name in names]
+
+
+def read_left_out(workdir: Path, config: Config, *, step: int) -> frozenset[int]:
+    """The steps that a run left out by going back, which the device knew nothing of; none where it had not, by `step`.
+
+    Args:
+        workdir: Run folder; the run may be going on.
+        config: Of the run.
+        step: The one to make again.
+    """
+    folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
+    if config.training.non_finite.policy != "rollback" or not list_steps(folder):
+        return frozenset()
+    with CheckpointStore(folder, config.checkpoint, mode=mode, read_only=True) as store:
+        skipped = frozenset(Progress.from_tree(store.read_progress(store.resolve("last"))).skipped)
+    return frozenset() if step in skipped else skipped
 
 
 def _decisive(session: Mapping[str, Any]) -> dict[str, Any]:

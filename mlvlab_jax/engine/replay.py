@@ -1,7 +1,7 @@
 """A step of a run made again: batch, random numbers and state as they were."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.device import make_placement
 from mlvlab_jax.data.stream import train_stream
+from mlvlab_jax.engine.dispatch import Dispatch
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.mesh import batch_sharding
 from mlvlab_jax.engine.origin import Origin, Records
@@ -49,7 +50,15 @@ def is_equal(found: float, logged: float) -> bool:
     return found == logged or (found != found and logged != logged)
 
 
-def replay(config: Config, experiment: Experiment, origin: Origin, *, step: int, records: Records) -> Replayed:
+def replay(
+    config: Config,
+    experiment: Experiment,
+    origin: Origin,
+    *,
+    step: int,
+    records: Records,
+    left_out: Collection[int] = (),
+) -> Replayed:
     """Makes the steps from `origin` to `step` again, and on to the end of the log window that holds it.
 
     Args:
@@ -58,6 +67,7 @@ def replay(config: Config, experiment: Experiment, origin: Origin, *, step: int,
         origin: Before the step; its arrays are given away.
         step: Its number.
         records: Of `read_windows`.
+        left_out: Of `read_left_out`: steps that change nothing.
     """
     updates = make_updates(config, experiment, on_bad=lambda found: None)
     first, state, rows = origin.progress.step, origin.state, []
@@ -68,8 +78,8 @@ def replay(config: Config, experiment: Experiment, origin: Origin, *, step: int,
             position = step - 1 - dispatch.first
             before = _advance(updates, state, batch, num_updates=position)
             ids = jax.device_get(batch["example_id"]).reshape(-1, config.training.batch_size)[position]
-        state, scalars = updates(state, batch)
-        rows += jax.device_get(scalars).reshape(-1, len(SCALARS)).tolist()
+        state, made_here = _make(updates, state, batch, dispatch, left_out)
+        rows += made_here
         if dispatch.last >= last:
             break
         state = _evaluate(experiment, state, step=dispatch.last)
@@ -77,6 +87,26 @@ def replay(config: Config, experiment: Experiment, origin: Origin, *, step: int,
     found = {} if closing is None else _sum_up(origin.progress.window, made, records, closing=closing)
     logged = {name: records[closing][name] for name in found if closing is not None and name in records[closing]}
     return Replayed(step, first, max(made), made[step], ids, before, found, logged)
+
+
+def _make(
+    updates: Updates, state: TrainState, batch: Tree, dispatch: Dispatch, left_out: Collection[int]
+) -> tuple[TrainState, list[list[float]]]:
+    """The steps of a dispatch, and their scalars; those left out are said not to have been applied."""
+    steps = range(dispatch.first + 1, dispatch.last + 1)
+    if not any(step in left_out for step in steps):
+        state, scalars = updates(state, batch)
+        return state, jax.device_get(scalars).reshape(-1, len(SCALARS)).tolist()
+    rows = []
+    for index, step in enumerate(steps):
+        one = batch if len(steps) == 1 else jax.tree.map(lambda x, i=index: x[i : i + 1], batch)
+        after, scalars = updates(jax.tree.map(lambda x: x.copy(), state), one)
+        rows.append(jax.device_get(scalars).reshape(-1).tolist())
+        if step in left_out:
+            rows[-1][SCALARS.index("applied")] = 0.0
+        else:
+            state = after
+    return state, rows
 
 
 def _advance(updates: Updates, state: TrainState, batch: Tree, *, num_updates: int) -> TrainState:
@@ -103,7 +133,7 @@ def _sum_up(
     """Means over the window that ends with the step `closing`, beginning with the window open before all `made`."""
     for number in range(min(made), closing + 1):
         # An update that was left out is in no mean.
-        window = window.add(dict(made[number])) if made[number].get("applied", 1.0) else window
+        window = window.add(dict(made[number])) if made[number]["applied"] else window
         if number in records and number < closing:
             window = Window()
     return window.means()

@@ -14,8 +14,10 @@ from mlvlab_jax.config.schema import PipelineConfig, TrainingConfig
 from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
 from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import CompileOptions
+from mlvlab_jax.engine.examples import digest_batch
 from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.skipping import describe_gradients, guards, keep_good
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import Optimizer
@@ -23,7 +25,10 @@ from mlvlab_jax.types import Tree
 
 Scalars = dict[str, jax.Array]
 #: Names of what a step reports.
-SCALARS = ("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate")
+SCALARS = (
+    *("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate"),
+    *("examples", "num_bad_grads", "first_bad_grad", "applied"),
+)
 TrainStep = Callable[[TrainState, Tree], tuple[TrainState, Scalars]]
 
 _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1
@@ -67,8 +72,10 @@ def make_train_step(
 ) -> TrainStep:
     """The update as a pure function (state, batch) -> (state, scalars).
 
-    The scalars are sums over the batch (loss_sum, num_correct, num_examples) and the update's grad_norm and
-    learning_rate. Of a mixed example the label with more weight is the correct one.
+    The scalars are sums over the batch (loss_sum, num_correct, num_examples), the update's grad_norm and
+    learning_rate, the `digest_batch` of its examples, how many parameters have a gradient that is not finite and which
+    is the first, and whether the update was applied (1.0) or left out (0.0), which changes nothing of the state. Of a
+    mixed example the label with more weight is the correct one.
     """
 
     def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, Scalars]:
@@ -76,13 +83,17 @@ def make_train_step(
         grads, model_state, sums = _accumulate(model, training, state.variables, examples, key)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.variables.params)
         variables = Variables(optax.apply_updates(state.variables.params, updates), model_state)
-        scalars = sums | {
-            "grad_norm": optax.tree.norm(grads),
+        scalars = sums | describe_gradients(grads)
+        scalars |= {
             "learning_rate": optimizer.learning_rate(state.step, state.opt_state),
+            "examples": digest_batch(batch["example_id"], batch["epoch"]),
         }
         ema = _average(state.ema, variables, state.step, training.ema_decay)
-        state = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
-        return state, scalars
+        new = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
+        applied = jnp.float32(1)
+        if guards(training):
+            new, applied = keep_good(training, state, new, updates, scalars)
+        return new, scalars | {"applied": applied}
 
     return train_step
 

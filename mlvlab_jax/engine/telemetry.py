@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mlvlab_jax.engine.faults import strike
 
@@ -23,14 +23,17 @@ class PhaseClock:
 
     Attributes:
         turns: How often a phase was entered or left.
+        on_enter: Told of each phase as it is entered.
     """
 
     def __init__(self) -> None:
         self.turns = 0
+        self.on_enter: Callable[[str], None] = lambda phase: None
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._origin = self._started = time.perf_counter()
         self._stack = ["setup"]
         self._thread = threading.get_ident()
+        self._failed: tuple[int, str] | None = None
 
     @property
     def now(self) -> str:
@@ -43,13 +46,22 @@ class PhaseClock:
         self._book()
         self._stack.append(name)
         self.turns += 1
+        self.on_enter(name)
         try:
             strike(name)
             yield
+        except BaseException as error:
+            if self._failed is None or self._failed[0] != id(error):
+                self._failed = id(error), name
+            raise
         finally:
             self._book()
             self._stack.pop()
             self.turns += 1
+
+    def find_phase(self, error: BaseException) -> str:
+        """The innermost phase that `error` ended, or the one now where it has ended none."""
+        return self._failed[1] if self._failed is not None and self._failed[0] == id(error) else self.now
 
     def move(self, seconds: float, *, to: str) -> None:
         """Books the last `seconds` under `to` in place of the phase now; nothing from a thread beside the run."""

@@ -35,7 +35,8 @@ class TensorBoardTracker:
         from mlvlab_jax.tracking.clu_bridge import import_metric_writers
 
         writers = import_metric_writers()
-        purge_step = info.first_step + 1 if info.first_step else None
+        # An attempt that was killed before its first save has left points too.
+        purge_step = info.first_step + 1 if info.first_step else 0 if any(self._logdir.glob("events.out.*")) else None
         self._writer = writers.AsyncWriter(writers.SummaryWriter(str(self._logdir), purge_step=purge_step))
         if info.first_step == 0:
             self._writer.write_hparams(info.hparams)

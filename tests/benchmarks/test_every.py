@@ -79,3 +79,27 @@ def test_scaling_reads_what_is_sent_from_the_compiled_programs(tmp_path):
     assert "all-gather" in found["fsdp 2"]["sent_by_kind"]
     for measured in (found["data 2"], found["fsdp 2"], found["tensor 2"]):
         assert 0 < measured["scaling"]["apart"] <= measured["scaling"]["overlapped"] <= 1.01
+
+
+def test_faults_finds_every_bit_and_counts_what_was_killed(tmp_path, monkeypatch):
+    found = run_quick("faults", tmp_path)
+    assert found["results"]["counts"] == {"bits_found": "36/36"}
+    assert found["summary"] == {"bits_found": 1.0}
+    faults = importlib.import_module("faults")
+    kills = [{"run": "killed-0"}, {"run": "killed-0"}, {"run": "killed-1"}]
+    differences = {"unbroken": [], "killed-0": [], "killed-1": ["last step 3, expected 4"]}
+    assert faults.count_identical({"kills": kills, "differences": differences}) == (2, 3)
+    monkeypatch.setattr(faults, "find_damage", lambda folder: [])
+    assert faults.flip_bits(faults.make_checkpoint(tmp_path)) == (0, 36)
+
+
+def test_faults_names_tests_that_are_there_and_counts_those_that_pass(tmp_path):
+    faults = importlib.import_module("faults")
+    for test, _ in faults.TESTS.values():
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text()
+    some = tmp_path / "test_some.py"
+    some.write_text("import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_n(n):\n    assert n != 2\n")
+    assert faults.run_tests(str(some), times=2) == (6, 8)
+    with pytest.raises(SystemExit, match="no such test"):
+        faults.run_tests(f"{some}::test_none", times=1)

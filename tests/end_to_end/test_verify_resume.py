@@ -10,23 +10,13 @@ from mlvlab_jax.engine.outcome import list_differences, read_outcome
 from mlvlab_jax.verify_resume import main
 from tests.conftest import ROOT
 
-CONFIG = """
-model: {name: cnn, params: {widths: [4, 8], dropout: 0.2}}
-data: {name: digits}
-pipeline: {augment: {crop_padding: 1}}
-training: {batch_size: 64, num_epochs: 6, ema_decay: 0.99, early_stopping: {patience: 50}}
-schedule: {name: plateau, params: {patience: 1}}
-evaluation: {every_epochs: 0.5}
-checkpoint: {every_steps: 7}
-tracking: {log_every_steps: 5}
-"""
+CONFIG = ROOT / "benchmarks" / "faults.yaml"
 
 
-def verify(tmp_path, monkeypatch, *, kills):
+def verify(tmp_path, monkeypatch, *arguments, kills):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    (tmp_path / "tiny.yaml").write_text(CONFIG)
-    return main(["--config", "tiny.yaml", "--kills", str(kills), "--workdir", "proof", "--seed", "1"])
+    return main(["--config", str(CONFIG), "--kills", str(kills), "--workdir", "proof", "--seed", "1", *arguments])
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
@@ -36,6 +26,8 @@ def test_killed_runs_end_bit_for_bit_as_the_unbroken_one(kills, tmp_path, monkey
     assert certificate["equal"]
     assert len(certificate["kills"]) == kills
     assert {kill["signal"] for kill in certificate["kills"]} == {"SIGKILL", "SIGTERM"}
+    assert {"compile", "evaluate", "save"} <= set(certificate["phases"])
+    assert sum(certificate["phases"].values()) == kills
     assert certificate["steps"] > 100
     shown = capsys.readouterr().out
     assert f"{kills} kills: equal" in shown
@@ -55,6 +47,21 @@ def check_that_differences_are_seen(folder):
     assert list_differences(expected, expected._replace(digests=digests)) == [f"state {name}: other bits"]
     progress = {**expected.progress, "step": np.inf}
     assert len(list_differences(expected, expected._replace(progress=progress))) == 1
+    progress = {**expected.progress, "examples": 1}
+    assert list_differences(expected, expected._replace(progress=progress)) == [
+        "examples: the steps were given others, or in another order"
+    ]
+
+
+@pytest.mark.slow
+def test_runs_that_go_on_on_other_meshes_lose_nothing_and_end_the_same_up_to_rounding(tmp_path, monkeypatch, capsys):
+    meshes = ["--mesh", "data=4", "--mesh", "data=2,fsdp=2"]
+    assert verify(tmp_path, monkeypatch, *meshes, kills=1) == 0, capsys.readouterr().out
+    certificate = json.loads((tmp_path / "proof" / "certificate.json").read_text())
+    assert {"data=8", "data=4", "data=2,fsdp=2"} == set(certificate["meshes"]["steps"])
+    assert all(number > 0 for number in certificate["meshes"]["steps"].values())
+    assert {kill["mesh"] for kill in certificate["kills"]} == {"as configured", "data=4", "data=2,fsdp=2"}
+    assert 0 < max(certificate["meshes"]["measured"].values()) <= certificate["meshes"]["tolerance"] == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,8 @@ def check_that_differences_are_seen(folder):
     [
         (["--kills", "0"], "--kills 0: expected 1 or more"),
         (["--workdir", "."], ".: is there already; expected a new folder"),
+        (["--mesh", "fdsp=2"], "override 'mesh.fdsp=2': mesh.fdsp: unknown key; did you mean 'fsdp'?"),
+        (["--mesh", "fsdp=2,data=-1"], "--mesh fsdp=2,data=-1: data is -1; expected a number of devices"),
     ],
 )
 def test_what_cannot_be_verified_is_refused_before_anything_runs(arguments, expected, capsys, monkeypatch):

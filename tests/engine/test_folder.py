@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mlvlab_jax.engine.folder import describe_tags, open_run_folder, read_config, write_start
+from mlvlab_jax.engine.folder import describe_move, describe_tags, open_run_folder, read_config, write_start
 from mlvlab_jax.errors import ConfigError, DataError, RunFolderError
 from tests.conftest import tiny_config
 
@@ -39,6 +39,23 @@ def test_a_changed_configuration_is_refused_with_the_difference(tmp_path):
         pass
     (tmp_path / "run.lock").unlink()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_may_go_on_on_another_mesh_which_is_noted_and_recorded(tmp_path):
+    fsdp = tiny_config(mesh={"data": 2, "fsdp": 4, "rules": [["head/kernel", "whole"]]})
+    assert describe_move(write_start(tmp_path, tiny_config(), data_identity={})) == []
+    with open_run_folder(tmp_path, fsdp):
+        (line,) = describe_move(write_start(tmp_path, fsdp, data_identity={}))
+    assert line.startswith("now on mesh {'data': 2, 'fsdp': 4, 'tensor': 1}, 1 process, before on mesh {'data': 8, ")
+    with open_run_folder(tmp_path, fsdp):
+        again = write_start(tmp_path, fsdp, data_identity={})
+    assert describe_move(again) == []
+    assert [session["mesh"]["fsdp"] for session in again["sessions"]] == [1, 4, 4]
+    with (
+        pytest.raises(ConfigError, match=r"\n  seed: 0 -> 1\ngo on"),
+        open_run_folder(tmp_path, tiny_config(seed=1)),
+    ):
+        pass
 
 
 def test_other_data_under_the_same_configuration_is_refused(tmp_path):

@@ -101,6 +101,27 @@ def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_line_names_the_phase_as_it_begins_and_a_step_is_one_phase(tmp_path, monkeypatch):
+    path = tmp_path / "goodput.jsonl"
+    clock = PhaseClock()
+    ledger = Ledger(path, clock, first_step=0)
+    clock.on_enter = ledger.enter
+    written = []
+    write = Ledger.write
+    monkeypatch.setattr(Ledger, "write", lambda self: (write(self), written.append(read_ledger(path)[-1].phase)))
+    for name in ("compile", "evaluate", "checkpoint"):
+        with clock.phase(name):
+            assert read_ledger(path)[-1].phase == name
+    for _ in range(10):
+        with clock.phase("train"), clock.phase("input"):
+            assert read_ledger(path)[-1].phase == "train"
+    assert written == ["compile", "evaluate", "checkpoint", "train"]
+    line = json.loads(path.read_text())
+    del line["phase"]
+    path.write_text(json.dumps(line) + "\n")
+    assert len(read_ledger(path)) == 1
+
+
 KILLED = """
 import sys, time, pathlib
 from mlvlab_jax.engine.goodput import Ledger
@@ -108,6 +129,7 @@ from mlvlab_jax.engine.heartbeat import Heartbeat
 from mlvlab_jax.engine.telemetry import PhaseClock
 clock = PhaseClock()
 ledger = Ledger(pathlib.Path(sys.argv[1]), clock, first_step=0)
+clock.on_enter = ledger.enter
 with Heartbeat([ledger.write], interval_s=0.1), clock.phase("compile"):
     print("begun", flush=True)
     while True:  # never gives a sign of life by itself
@@ -124,5 +146,5 @@ def test_a_killed_attempt_is_known_up_to_the_last_beat(tmp_path):
         lived = time.monotonic() - begun
         child.send_signal(signal.SIGKILL)
     (killed,) = read_ledger(path)
-    assert killed.ended is None
+    assert (killed.ended, killed.phase) == (None, "compile")
     assert lived - 1.0 < killed.seconds["compile"] < lived + 5.0

@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
+from mlvlab_jax.engine.step import SCALARS
+from mlvlab_jax.engine.updates import make_updates
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import RecordingTracker, tiny_config
@@ -64,6 +66,49 @@ def test_a_run_restores_bit_for_bit_on_other_meshes_and_numbers_of_devices(tmp_p
             state, _ = store.restore(3, other.state, other.layout)
         assert compute_digest(state) == compute_digest(saved.state)
         assert dict(state.step.sharding.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1} | mesh
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of eight devices after three steps: its folder, its state's digest, and the loss of the fourth step."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config = tiny_config(model=MODELS["vit"])
+    saved = run(config, workdir=folder, tracker=RecordingTracker(), stop_requested=lambda step: step == 3)
+    return folder, compute_digest(saved.state), next_loss(config, folder)[1]
+
+
+def next_loss(config, folder):
+    experiment = make_experiment(config)
+    with CheckpointStore(folder / "checkpoints", config.checkpoint, mode="min") as store:
+        state, _ = store.restore(3, experiment.state, experiment.layout)
+    digest, updates = compute_digest(state), make_updates(config, experiment, on_bad=lambda found: None)
+    _, scalars = updates(state, next(updates.batches(3)))
+    told = dict(zip(SCALARS, scalars.tolist(), strict=True))
+    return digest, told["loss_sum"] / told["num_examples"]
+
+
+@pytest.mark.parametrize(
+    ("count", "mesh"),
+    [
+        (4, {"data": 4}),
+        (8, {"data": 2, "fsdp": 4}),
+        *(
+            pytest.param(count, mesh, marks=pytest.mark.slow)
+            for count, mesh in [
+                (2, {"data": 2}),
+                (1, {"data": 1}),
+                (8, {"data": 4, "tensor": 2}),
+                (8, {"fsdp": 8, "data": 1}),
+            ]
+        ),
+    ],
+)
+def test_a_state_of_eight_devices_is_bit_equal_elsewhere_and_its_next_loss_the_same(count, mesh, stopped, on_devices):
+    folder, expected, loss = stopped
+    on_devices(count)
+    digest, found = next_loss(tiny_config(model=MODELS["vit"], mesh=mesh), folder)
+    assert digest == expected
+    assert found == pytest.approx(loss, rel=1e-5)
 
 
 def test_a_rule_of_the_configuration_comes_first():

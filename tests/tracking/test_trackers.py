@@ -47,7 +47,8 @@ def test_jsonl_drops_what_a_resumed_run_writes_again(tmp_path):
 
 
 def test_tensorboard_reads_back_what_was_written_and_forgets_later_steps_after_a_resume(tmp_path):
-    for first_step, steps in ((0, (2, 4, 6)), (4, (6, 8))):
+    # The first was killed before it had saved anything.
+    for first_step, steps in ((0, (2, 4)), (0, (2, 4, 6)), (4, (6, 8))):
         tracker = TensorBoardTracker(tmp_path)
         tracker.start(info(first_step))
         for step in steps:

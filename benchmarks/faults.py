@@ -1,0 +1,133 @@
+"""Faults survived, counted: kills, signals by phase, flipped bits, hangs and false alarms; no timings.
+
+Kills are those of `mlvlab verify-resume` on faults.yaml, with resumes on other meshes; the bits are flipped in a
+checkpoint of its unbroken run, twelve in each file. Everything else is done by tests, which really kill, stop and
+block: what is counted is which of them pass. `--quick` flips bits alone, in a folder made up for it.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlvlab_jax.engine.integrity import find_damage, seal
+from mlvlab_jax.engine.recovery import list_steps
+
+ROOT = Path(__file__).parents[1]
+NUM_KILLS, BITS_PER_FILE, NUM_HANGS = 30, 12, 10
+MESHES = ("data=4", "data=2,fsdp=2")
+
+#: What is counted -> the test that does it, all of whose cases count, and how often each is run.
+TESTS = {
+    "hangs_ended": (
+        "tests/end_to_end/test_processes.py::test_a_process_that_is_stuck_ends_all_of_them_and_is_named",
+        10,
+    ),
+    "uneven_steps_without_alarm": (
+        "tests/engine/test_watchdog.py::test_a_thousand_steps_of_uneven_length_are_no_hang",
+        1,
+    ),
+    "signals_to_one_of_two": (
+        "tests/end_to_end/test_processes.py::test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on",
+        1,
+    ),
+}
+
+
+def kill(folder: Path, *, num_kills: int) -> dict[str, Any]:
+    """The certificate of so many kills; runs and certificate stay in `folder`."""
+    meshes = [word for mesh in MESHES for word in ("--mesh", mesh)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlvlab_jax.verify_resume",
+        "--config",
+        str(Path(__file__).with_name("faults.yaml")),
+    ]
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    arguments = ["--kills", str(num_kills), *meshes, "--workdir", str(folder)]
+    subprocess.run([*command, *arguments], cwd=ROOT, env={**os.environ, **flags}, stdout=2, check=False)
+    certificate: dict[str, Any] = json.loads((folder / "certificate.json").read_text())
+    return certificate
+
+
+def count_identical(certificate: dict[str, Any]) -> tuple[int, int]:
+    """Kills after which the run ended as the unbroken one, of all."""
+    ended = [not certificate["differences"][kill["run"]] for kill in certificate["kills"]]
+    return sum(ended), len(ended)
+
+
+def flip_bits(checkpoint: Path) -> tuple[int, int]:
+    """Single bits flipped that were found, of all; each is flipped back."""
+    draw, found = random.Random(0), []
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size):
+        whole = path.read_bytes()
+        for _ in range(BITS_PER_FILE):
+            bit, changed = draw.randrange(8 * len(whole)), bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            found.append(bool(find_damage(checkpoint)))
+        path.write_bytes(whole)
+    if find_damage(checkpoint):
+        raise SystemExit(f"{checkpoint}: damaged before a bit was flipped")
+    return sum(found), len(found)
+
+
+def run_tests(test: str, *, times: int) -> tuple[int, int]:
+    """Cases of a test that passed, of all, the slow ones too."""
+    passed = total = 0
+    for _ in range(times):
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "report.xml"
+            command = [sys.executable, "-m", "pytest", "-q", "-m", "", f"--junit-xml={report}", test]
+            done = subprocess.run(command, cwd=ROOT, stdout=2, check=False)
+            cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+        if not cases or done.returncode > 1:
+            raise SystemExit(f"{test}: no such test, or none was run")
+        total += len(cases)
+        passed += sum(all(child.tag not in ("failure", "error", "skipped") for child in case) for case in cases)
+    return passed, total
+
+
+def make_checkpoint(folder: Path) -> Path:
+    """Two files under a seal."""
+    (folder / "7" / "state").mkdir(parents=True)
+    (folder / "7" / "state" / "array").write_bytes(bytes(range(256)))
+    (folder / "7" / "progress").write_text('{"step": 7}')
+    seal(folder / "7")
+    return folder / "7"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="bits in a made-up checkpoint alone")
+    parser.add_argument("--kills", type=int, default=NUM_KILLS, help=f"default: {NUM_KILLS}")
+    parsed = parser.parse_args(arguments)
+    counted: dict[str, tuple[int, int]] = {}
+    phases: dict[str, int] = {}
+    measured: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if parsed.quick:
+            checkpoint = make_checkpoint(Path(folder))
+        else:
+            certificate = kill(Path(folder) / "proof", num_kills=parsed.kills)
+            counted["kills_identical"], phases = count_identical(certificate), certificate["phases"]
+            measured = {name: certificate[name] for name in ("equal", "differences", "kills", "meshes")}
+            checkpoints = Path(folder) / "proof" / "unbroken" / "checkpoints"
+            checkpoint = checkpoints / str(list_steps(checkpoints)[-1])
+            counted |= {name: run_tests(test, times=times) for name, (test, times) in TESTS.items()}
+        counted["bits_found"] = flip_bits(checkpoint)
+    counts = {name: f"{good}/{total}" for name, (good, total) in counted.items()}
+    summary = {name: round(good / total, 6) for name, (good, total) in counted.items()}
+    print(json.dumps({"results": {"counts": counts, "phases": phases, **measured}, "summary": summary}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
