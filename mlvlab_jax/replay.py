@@ -57,10 +57,10 @@ def _replay(parsed: argparse.Namespace) -> int:
 
     from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
     from mlvlab_jax.engine.experiment import make_experiment
-    from mlvlab_jax.engine.origin import check_step, compare_session, find_origin, read_left_out, read_windows
+    from mlvlab_jax.engine.origin import Records, check_step, compare_session, find_origin, find_way, read_windows
     from mlvlab_jax.engine.replay import replay
 
-    records = read_windows(workdir)
+    records: Records = read_windows(workdir)
     check_step(workdir, records, step=step)
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
@@ -68,7 +68,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     for line in compare_session(workdir, config, experiment):
         _note(f"bits may differ: {line}")
     origin = find_origin(workdir, config, experiment, step=step, note=_note)
-    left_out = read_left_out(workdir, config, step=step)
+    records, left_out = find_way(workdir, config, step=step, records=records)
     replayed = replay(config, experiment, origin, step=step, records=records, left_out=left_out)
     out = Console(highlight=False)
     _print_step(replayed, out)
