@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--per-example",
         action="store_true",
         help="rank the examples of the step's batch by gradient norm and loss, and write them with their images to "
-        "WORKDIR/replay/step-N; takes a backward pass for each example",
+        "WORKDIR/replay/step-N; takes the time of a step for each example",
     )
     parsed = parser.parse_args(arguments)
     return run_command(lambda: _replay(parsed))
@@ -57,10 +57,10 @@ def _replay(parsed: argparse.Namespace) -> int:
 
     from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
     from mlvlab_jax.engine.experiment import make_experiment
-    from mlvlab_jax.engine.origin import check_step, compare_session, find_origin, read_left_out, read_windows
+    from mlvlab_jax.engine.origin import Records, check_step, compare_session, find_origin, find_way, read_windows
     from mlvlab_jax.engine.replay import replay
 
-    records = read_windows(workdir)
+    records: Records = read_windows(workdir)
     check_step(workdir, records, step=step)
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
@@ -68,7 +68,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     for line in compare_session(workdir, config, experiment):
         _note(f"bits may differ: {line}")
     origin = find_origin(workdir, config, experiment, step=step, note=_note)
-    left_out = read_left_out(workdir, config)
+    records, left_out = find_way(workdir, config, step=step, records=records)
     replayed = replay(config, experiment, origin, step=step, records=records, left_out=left_out)
     out = Console(highlight=False)
     _print_step(replayed, out)
@@ -93,7 +93,8 @@ def _print_step(replayed: "Replayed", out: "Console") -> None:
     out.print(f"loss {loss:.6g}  grad norm {scalars['grad_norm']:.6g}  learning rate {scalars['learning_rate']:.6g}")
     out.print(f"examples {' '.join(map(str, replayed.example_id.tolist()))}", soft_wrap=True)
     if not replayed.logged:
-        out.print(f"\nno record covers step {step}: the run left it out, or has not come to the end of its log window")
+        why = "the run stopped before the end of its log window, or has not come to it"
+        out.print(f"\nno record in metrics.jsonl covers step {step}: {why}", soft_wrap=True)
         return
     lines = [f"{f'window to step {replayed.last}':<24}{'logged':<24}made again"]
     for name, logged in replayed.logged.items():
@@ -102,6 +103,12 @@ def _print_step(replayed: "Replayed", out: "Console") -> None:
     out.print("", *lines, sep="\n", soft_wrap=True, markup=False)
     verdict = "[green]equal[/green], bit for bit" if replayed.equal else "[red]not equal[/red]"
     out.print(f"the log window that holds step {step} is {verdict}", soft_wrap=True)
+    if not replayed.equal:
+        out.print(
+            "bits depend on versions, devices and code, on GPUs also on XLA_FLAGS=--xla_gpu_deterministic_ops=true; "
+            "where all of these are the same, memory or arithmetic has failed",
+            soft_wrap=True,
+        )
 
 
 def _print_not_finite(config: "Config", experiment: "Experiment", replayed: "Replayed", out: "Console") -> None:

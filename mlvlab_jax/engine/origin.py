@@ -1,6 +1,7 @@
 """What a run has left in its folder for those who make a step of it again; the folder is only read."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.folder import describe_session
 from mlvlab_jax.engine.goodput import read_ledger
+from mlvlab_jax.engine.integrity import find_damage
 from mlvlab_jax.engine.progress import Progress
 from mlvlab_jax.engine.recovery import list_steps
 from mlvlab_jax.engine.state import TrainState
@@ -79,18 +81,35 @@ def compare_session(workdir: Path, config: Config, experiment: Experiment) -> li
     return [f"{name}: {there.get(name)} in the run, {here.get(name)} here" for name in names]
 
 
-def read_left_out(workdir: Path, config: Config) -> frozenset[int]:
-    """The steps that a run left out by going back, of which the device knew nothing.
+def find_way(workdir: Path, config: Config, *, step: int, records: Records) -> tuple[Records, frozenset[int]]:
+    """How a run that may have gone back came over a step: the records on the way, and the steps it had left out.
+
+    The device knew nothing of these. Where the step, or the record that covers it, is itself one of those left out, it
+    was made before the run went back.
 
     Args:
         workdir: Run folder; the run may be going on.
         config: Of the run.
+        step: The one to make again.
+        records: Of `read_windows`.
     """
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
-    if config.training.non_finite.policy != "rollback" or not list_steps(folder):
-        return frozenset()
+    if config.training.non_finite.policy != "rollback":
+        return records, frozenset()
+    newest = next((saved for saved in reversed(list_steps(folder)) if not find_damage(folder / str(saved))), None)
+    if newest is None:
+        return records, frozenset()
     with CheckpointStore(folder, config.checkpoint, mode=mode, read_only=True) as store:
-        return frozenset(Progress.from_tree(store.read_progress(store.resolve("last"))).skipped)
+        skipped = frozenset(Progress.from_tree(store.read_progress(newest)).skipped)
+    if step in skipped:
+        until = next(number for number in itertools.count(step) if number + 1 not in skipped)
+        records = {number: record for number, record in records.items() if number <= until}
+    closing = min((number for number in records if number >= step), default=step)
+    made = step if step in skipped else closing
+    if made in skipped:
+        since = next(number for number in itertools.count(made, -1) if number - 1 not in skipped)
+        skipped = frozenset(number for number in skipped if number < since)
+    return records, skipped
 
 
 def _decisive(session: Mapping[str, Any]) -> dict[str, Any]:

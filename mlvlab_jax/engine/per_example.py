@@ -15,8 +15,8 @@ from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.trees import named_leaves
 from mlvlab_jax.types import Tree
 
-#: From the weight of each example's loss, float32 (b), to the gradient of the weighted sum, in a tuple.
-Pull = Callable[[jax.Array], tuple[Tree]]
+#: (variables, piece of a batch, key) -> loss of each of its examples, float32 (n).
+Losses = Callable[[Variables, Tree, jax.Array], jax.Array]
 
 
 class PerExample(NamedTuple):
@@ -62,11 +62,11 @@ class Seen(NamedTuple):
 def measure_examples(model: Model, config: Config, state: TrainState, batch: Tree) -> PerExample:
     """Loss and gradient norm of each example of a batch, in training mode: augmented, mixed, with the step's dropout.
 
-    A gradient is that of the example's share of the batch's loss: of one forward pass of the whole batch a backward
-    pass for each example, in which its loss alone counts. So the random numbers are those of the step, and with batch
-    normalisation the share holds what the example does to the others' statistics and they to its; the example passed
-    through alone would give neither. This takes the memory of one step and the time of b backward passes. Where one
-    example overflows, others may have a gradient that is not finite either (0 x inf); the loss tells them apart.
+    A gradient is that of the example's share of the batch's loss: the whole batch is passed forward and back for each
+    example, and its loss alone counts. So the random numbers are those of the step, and with batch normalisation the
+    share holds what the example does to the others' statistics and they to its; the example passed through alone would
+    give neither. This takes the memory of one step and the time of b. Where one example overflows, others may have a
+    gradient that is not finite either (0 x inf); the loss tells them apart.
 
     Args:
         model: The network.
@@ -74,23 +74,27 @@ def measure_examples(model: Model, config: Config, state: TrainState, batch: Tre
         state: Before the step.
         batch: Of the step, on the devices.
     """
-    compute_norm = jax.jit(lambda pull, weight: optax.tree.norm(pull(weight)))
+    compute_losses = _make_losses(model, config)
+    compute_norm = jax.jit(lambda *arguments: optax.tree.norm(_differentiate(compute_losses, *arguments)))
     loss, grad_norm = np.zeros((2, len(batch["mask"])), np.float32)
-    for rows, losses, pull in _open_pieces(model, config, state, batch):
-        loss[rows] = jax.device_get(losses)
-        grad_norm[rows] = jax.device_get([compute_norm(pull, one) for one in np.eye(len(losses), dtype=np.float32)])
+    for rows, piece, key in _divide(config, state, batch):
+        losses = jax.device_get(jax.jit(compute_losses)(state.variables, piece, key))
+        weights = np.eye(len(losses), dtype=np.float32)
+        loss[rows] = losses
+        grad_norm[rows] = jax.device_get([compute_norm(state.variables, piece, key, one) for one in weights])
     return PerExample(loss, grad_norm)
 
 
 def find_not_finite(model: Model, config: Config, state: TrainState, batch: Tree) -> NotFinite:
     """What is not finite in the step from `state` with `batch`; arguments as of `measure_examples`."""
-    pull_all = jax.jit(lambda pull, losses: pull(jnp.ones_like(losses))[0])
+    compute_losses = jax.jit(_make_losses(model, config))
+    differentiate = jax.jit(lambda *arguments: _differentiate(compute_losses, *arguments))
     examples: list[int] = []
     gradients: set[str] = set()
-    for rows, losses, pull in _open_pieces(model, config, state, batch):
-        bad = ~np.isfinite(jax.device_get(losses))
+    for rows, piece, key in _divide(config, state, batch):
+        bad = ~np.isfinite(jax.device_get(compute_losses(state.variables, piece, key)))
         examples += np.arange(len(batch["mask"]))[rows][bad].tolist()
-        gradients |= _not_finite(pull_all(pull, losses))
+        gradients |= _not_finite(differentiate(state.variables, piece, key, np.ones(len(bad), np.float32)))
     params, order = _not_finite(state.variables.params), _list_in_order(model)
     return NotFinite([n for n in order if n in params], sorted(examples), [n for n in order if n in gradients])
 
@@ -106,33 +110,37 @@ def see_examples(config: Config, state: TrainState, batch: Tree, *, num_classes:
     return Seen(image, (weight * label + (1 - weight) * other).astype(np.float32))
 
 
-def _open_pieces(
-    model: Model, config: Config, state: TrainState, batch: Tree
-) -> Iterator[tuple[slice, jax.Array, Pull]]:
-    """Of each piece the batch is computed in: its rows of the batch, their losses, and the way back from these."""
-    num_pieces, smoothing = config.training.accumulation_steps, config.training.label_smoothing
+def _divide(config: Config, state: TrainState, batch: Tree) -> Iterator[tuple[slice, Tree, jax.Array]]:
+    """The pieces the batch is computed in: rows of the batch, what the network and the loss are given, key."""
+    examples = jax.jit(lambda key, batch: make_examples(key, batch, config.pipeline))(state.key, batch)
+    num_pieces = config.training.accumulation_steps
+    for index in range(num_pieces):
+        key = jax.random.fold_in(make_dropout_key(state), index)
+        yield slice(index, None, num_pieces), take_piece(examples, index, num_pieces=num_pieces), key
+
+
+def _make_losses(model: Model, config: Config) -> Losses:
+    smoothing = config.training.label_smoothing
 
     def compute_one(logits: jax.Array, target: Tree) -> jax.Array:
         return compute_loss(logits[None], jax.tree.map(lambda x: x[None], target), smoothing)[0]
 
-    @jax.jit
-    def open_piece(variables: Variables, piece: Tree, key: jax.Array) -> tuple[jax.Array, Pull]:
-        target = {name: rows for name, rows in piece.items() if name != "image"}
+    def compute_losses(variables: Variables, piece: Tree, key: jax.Array) -> jax.Array:
+        logits, _ = model.apply(variables, piece["image"], key, True)
+        return jax.vmap(compute_one)(logits, {name: rows for name, rows in piece.items() if name != "image"})
 
-        def compute_losses(params: Tree) -> jax.Array:
-            logits, _ = model.apply(Variables(params, variables.state), piece["image"], key, True)
-            return jax.vmap(compute_one)(logits, target)
+    return compute_losses
 
-        losses, pull = jax.vjp(compute_losses, variables.params)
-        return losses, pull
 
-    examples = jax.jit(lambda key, batch: make_examples(key, batch, config.pipeline))(state.key, batch)
-    for index in range(num_pieces):
-        piece, key = (
-            take_piece(examples, index, num_pieces=num_pieces),
-            jax.random.fold_in(make_dropout_key(state), index),
-        )
-        yield slice(index, None, num_pieces), *open_piece(state.variables, piece, key)
+def _differentiate(
+    compute_losses: Losses, variables: Variables, piece: Tree, key: jax.Array, weight: jax.Array
+) -> Tree:
+    """Gradient of the sum of the losses, each times its weight."""
+
+    def weigh(params: Tree) -> jax.Array:
+        return (weight * compute_losses(Variables(params, variables.state), piece, key)).sum()
+
+    return jax.grad(weigh)(variables.params)
 
 
 def _spread(label: np.ndarray | None, num_classes: int) -> Any:

@@ -20,6 +20,8 @@ from mlvlab_jax.engine.step import SCALARS
 from mlvlab_jax.engine.updates import Updates, make_updates
 from mlvlab_jax.types import HostBatch, Tree
 
+_APPLIED = SCALARS.index("applied")
+
 
 @dataclasses.dataclass(frozen=True)
 class Replayed:
@@ -66,27 +68,26 @@ def replay(
         experiment: The same made real.
         origin: Before the step; its arrays are given away.
         step: Its number.
-        records: Of `read_windows`.
-        left_out: Of `read_left_out`: steps that change nothing, unless it is one of them that is made again.
+        records: Of `find_way`.
+        left_out: Of the same: steps that change nothing.
     """
     updates = make_updates(config, experiment, on_bad=lambda found: None)
     first, state, rows = origin.progress.step, origin.state, []
     closing = min((number for number in records if number >= step), default=None)
-    if step in left_out:  # in no record, and before it was left out the steps before it counted
-        closing, left_out = None, ()
     last = step if closing is None else closing
     for dispatch, batch in zip(updates.plan(first), updates.batches(first), strict=False):
         if dispatch.first < step <= dispatch.last:
-            position = step - 1 - dispatch.first
-            before = _advance(updates, state, batch, num_updates=position)
-            ids = jax.device_get(batch["example_id"]).reshape(-1, config.training.batch_size)[position]
+            before = _advance(updates, state, batch, range(dispatch.first + 1, step), left_out)
+            ids = jax.device_get(batch["example_id"]).reshape(-1, config.training.batch_size)
+            ids = ids[step - 1 - dispatch.first]
         state, made_here = _make(updates, state, batch, dispatch, left_out)
         rows += made_here
         if dispatch.last >= last:
             break
-        state = _evaluate(experiment, state, step=dispatch.last)
+        if dispatch.last not in left_out:
+            state = _evaluate(experiment, state, step=dispatch.last)
     made = {number: dict(zip(SCALARS, row, strict=True)) for number, row in enumerate(rows, start=first + 1)}
-    found = {} if closing is None else _sum_up(origin.progress.window, made, records, closing=closing)
+    found = {} if closing is None else _sum_up(origin.progress.window, made, records, left_out, closing=closing)
     logged = {name: records[closing][name] for name in found if closing is not None and name in records[closing]}
     return Replayed(step, first, max(made), made[step], ids, before, found, logged)
 
@@ -104,18 +105,20 @@ def _make(
         one = batch if len(steps) == 1 else jax.tree.map(lambda x, i=index: x[i : i + 1], batch)
         after, scalars = updates(jax.tree.map(lambda x: x.copy(), state), one)
         rows.append(jax.device_get(scalars).reshape(-1).tolist())
-        if step in left_out:
-            rows[-1][SCALARS.index("applied")] = 0.0
+        # What the device left out by itself has its place in the state it gave.
+        if step in left_out and rows[-1][_APPLIED]:
+            rows[-1][_APPLIED] = 0.0
         else:
             state = after
     return state, rows
 
 
-def _advance(updates: Updates, state: TrainState, batch: Tree, *, num_updates: int) -> TrainState:
-    """A copy of the state, that many updates of the dispatch later."""
+def _advance(updates: Updates, state: TrainState, batch: Tree, steps: range, left_out: Collection[int]) -> TrainState:
+    """A copy of the state after `steps`, the first ones of the dispatch that takes `batch`."""
     state = jax.tree.map(lambda x: x.copy(), state)
-    for index in range(num_updates):
-        state, _ = updates(state, jax.tree.map(lambda x, i=index: x[i : i + 1], batch))
+    for index, step in enumerate(steps):
+        if step not in left_out:
+            state, _ = updates(state, jax.tree.map(lambda x, i=index: x[i : i + 1], batch))
     return state
 
 
@@ -130,13 +133,18 @@ def _evaluate(experiment: Experiment, state: TrainState, *, step: int) -> TrainS
 
 
 def _sum_up(
-    window: Window, made: Mapping[int, Mapping[str, float]], records: Records, *, closing: int
+    window: Window,
+    made: Mapping[int, Mapping[str, float]],
+    records: Records,
+    left_out: Collection[int],
+    *,
+    closing: int,
 ) -> dict[str, float]:
     """Means over the window that ends with the step `closing`, beginning with the window open before all `made`."""
     for number in range(min(made), closing + 1):
         # An update that was left out is in no mean.
         window = window.add(dict(made[number])) if made[number]["applied"] else window
-        if number in records and number < closing:
+        if number in records and number < closing and number not in left_out:
             window = Window()
     return window.means()
 

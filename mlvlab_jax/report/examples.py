@@ -31,8 +31,8 @@ img { width: 96px; height: 96px; object-fit: contain; background: var(--soft); b
 h2 { display: flex; gap: .6em; justify-content: space-between; font-size: 1rem; margin: 0 0 .5rem; overflow: hidden }
 h2 span { color: var(--quiet) }
 h2 b { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
-dl { display: grid; grid-template-columns: auto auto 1fr; gap: .1rem .7rem; margin: .6rem 0 .3rem; align-items: center;
-  font-variant-numeric: tabular-nums }
+dl { display: grid; grid-template-columns: auto 4.2rem 1fr; gap: .1rem .7rem; margin: .6rem 0 .3rem;
+  align-items: center; font-variant-numeric: tabular-nums }
 dt { color: var(--quiet); font-size: .85rem } dd { margin: 0; text-align: right }
 .bar { height: 8px; border-radius: 4px; background: var(--soft); overflow: hidden }
 .bar i { display: block; height: 100%; background: var(--blue) } .bar i.orange { background: var(--orange) }
@@ -106,7 +106,7 @@ def _render_hint(rows: Sequence[Mapping[str, Any]]) -> str:
     count, shown = len(rows), min(len(rows), _MAX_SHOWN)
     which = f"All {count:,} examples" if shown == count else f"The first {shown:,} of {count:,} examples"
     bad = sum(not math.isfinite(row["loss"]) for row in rows)
-    found = f'<p class="error">{bad:,} examples have a loss that is not finite; they come first.</p>' if bad else ""
+    found = f'<p class="error">Examples whose loss is not finite: {bad:,}; they come first.</p>' if bad else ""
     middle = format_number(_pick(rows, "grad_norm", of=lambda values: float(np.median(values))))
     return (
         f"{found}<p>{which} of the step's batch at the state before its update, by the norm of each one's gradient, "
@@ -141,7 +141,7 @@ def _render_target(row: Mapping[str, Any]) -> str:
     if all(weight == 1 for _, weight in target):
         return ""
     told = " + ".join(f"{format_percent(weight, digits=0)} {escape(name)}" for name, weight in target)
-    return f'<p class="quiet">asked for {told}</p>'
+    return f'<p class="quiet">target {told}</p>'
 
 
 def _draw_bar(value: float, largest: float, colour: str) -> str:

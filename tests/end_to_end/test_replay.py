@@ -107,7 +107,7 @@ def test_a_step_that_no_record_covers_is_made_all_the_same(which, step, cut, res
     code, out, _ = replay({"cut": cut, "resumed": resumed}[which], step)
     assert code == 0
     assert re.search(r"^loss [\d.]+  grad norm [\d.]+  learning rate [\d.e-]+$", out, re.M)
-    assert f"no record covers step {step}" in out
+    assert f"no record in metrics.jsonl covers step {step}: the run stopped before" in out
 
 
 def test_a_run_that_goes_on_is_read_without_its_lock(tmp_path, replay):
@@ -258,4 +258,4 @@ def test_of_a_step_that_lost_its_loss_the_first_cause_is_named(tmp_path, replay)
     assert "before the step" not in out
     assert replay(tmp_path, 1)[1].count("nan") == 0
     page = (tmp_path / "replay" / "step-2" / "index.html").read_text()
-    assert "16 examples have a loss that is not finite; they come first." in page
+    assert "Examples whose loss is not finite: 16; they come first." in page

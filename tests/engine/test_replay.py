@@ -1,19 +1,21 @@
 """A step made again is the step that was made: state, batch, numbers."""
 
 import json
+import shutil
 
 import jax
-import numpy as np
 import pytest
 
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
-from mlvlab_jax.engine.origin import Origin, find_origin, read_left_out, read_windows
+from mlvlab_jax.engine.origin import Origin, find_origin, find_way, read_windows
 from mlvlab_jax.engine.progress import Progress
+from mlvlab_jax.engine.recovery import list_steps
 from mlvlab_jax.engine.replay import is_equal, read_batch, replay
 from mlvlab_jax.tracking.jsonl import JsonlTracker
 from mlvlab_jax.trees import compute_digest
+from tests.conftest import merge
 from tests.engine.test_updates import several
 
 # Dropout, mixing, an average and pieces of a batch are on; every evaluation but the first two lowers the rate.
@@ -74,25 +76,6 @@ def test_from_a_checkpoint_inside_a_window_the_open_window_is_gone_on_with(saved
     assert len(replayed.logged) == 4
 
 
-def test_steps_that_a_run_left_out_by_going_back_change_nothing(tmp_path, plan_faults):
-    plan_faults("batch:6=do:nan")
-    rules = {"num_epochs": 3, "non_finite": {"policy": "rollback"}}
-    config = several(1, training=rules, checkpoint={"every_steps": 4, "keep_last": 9}, evaluation={"every_epochs": 9})
-    run(config, workdir=tmp_path, tracker=JsonlTracker(tmp_path / "metrics.jsonl"))
-    experiment, records = make_experiment(config), read_windows(tmp_path)
-    left_out = read_left_out(tmp_path, config)
-    assert left_out == {5, 6}
-    origin = find_origin(tmp_path, config, experiment, step=7, note=pytest.fail)
-    assert origin.progress.step == 4
-    replayed = replay(config, experiment, origin, step=7, records=records, left_out=left_out)
-    assert replayed.equal
-    assert (replayed.last, len(replayed.logged)) == (8, 4)
-    origin = find_origin(tmp_path, config, experiment, step=6, note=pytest.fail)
-    lost = replay(config, experiment, origin, step=6, records=records, left_out=left_out)
-    assert not np.isfinite(lost.scalars["loss_sum"])
-    assert dict(lost.logged) == {}
-
-
 def test_a_number_that_differs_in_its_last_bit_is_not_equal(finished):
     experiment, records = make_experiment(CONFIG), read_windows(finished)
     assert is_equal(float("nan"), float("nan"))
@@ -103,6 +86,29 @@ def test_a_number_that_differs_in_its_last_bit_is_not_equal(finished):
         replayed = replay(CONFIG, experiment, origin, step=4, records=changed)
         assert not replayed.equal
         assert replayed.found[name] == records[4][name]
+
+
+def test_after_a_return_the_steps_left_out_change_nothing(tmp_path, plan_faults):
+    # Step 6 has no loss: the run goes back, and the record of step 4, which it made before, stays where it is.
+    changes = {"training": {"non_finite": {"policy": "rollback"}}, "checkpoint": {"every_steps": 3}}
+    config = several(1, **merge(CHANGES | {"evaluation": {"every_epochs": 1.5}}, changes))
+    plan_faults("batch:6=do:nan")
+    result = run(config, workdir=tmp_path, tracker=JsonlTracker(tmp_path / "metrics.jsonl"))
+    assert (result.progress.step, result.progress.skipped) == (14, (4, 5, 6))
+    records = read_windows(tmp_path)
+    plan_faults("")
+    for saved in list_steps(tmp_path / "checkpoints")[:-1]:
+        shutil.rmtree(tmp_path / "checkpoints" / str(saved))
+    last = {2: (4, set()), 5: (5, set()), 8: (8, {4, 5, 6}), 12: (12, {4, 5, 6})}
+    for count, step in ((1, 2), (1, 5), (1, 8), (2, 8), (1, 12)):
+        asked = several(count, **merge(CHANGES | {"evaluation": {"every_epochs": 1.5}}, changes | {"checkpoint": {}}))
+        experiment = make_experiment(asked)
+        way, left_out = find_way(tmp_path, asked, step=step, records=records)
+        origin = Origin(experiment.state, Progress())
+        replayed = replay(asked, experiment, origin, step=step, records=way, left_out=left_out)
+        assert (replayed.last, left_out) == last[step]
+        assert len(replayed.logged) == (0 if step == 5 else 4)  # no record was made of 5 before the run went back
+        assert replayed.equal, (count, step)
 
 
 def test_records_are_those_of_training_without_what_is_torn(tmp_path):
