@@ -1,8 +1,9 @@
-"""Does a long run of two processes stay as it is? Compilations after the first step, and memory over the minutes.
+"""Does a long run of two processes stay as it is? What it compiles, and its memory, files and threads over the minutes.
 
 `python benchmarks/soak.py --minutes 10 --out benchmarks/results/soak.json` trains a small network as two processes of
 two fake devices each (gloo), with an evaluation and a save every 490 steps (some four a minute on two cores), and fits
-a line to the resident memory of each process in the second half. TensorStore's Python binding (0.1.86, Python 3.13)
+a line to the resident memory of each process in the second half. Open files and threads come and go with each save; of
+their numbers the medians of the last two quarters are compared. TensorStore's Python binding (0.1.86, Python 3.13)
 keeps some 65 KB of every save, so that memory grows with the number of saves, whatever is trained.
 """
 
@@ -76,6 +77,7 @@ class _Watch:
 
         self.started = time.monotonic()
         self.samples: list[tuple[float, float]] = []
+        self.counts: list[tuple[float, int, int]] = []
         self.compilations: list[tuple[int, str]] = []
         self.step = self.num_evaluations = 0
         self.settled_at: int | None = None
@@ -91,6 +93,7 @@ class _Watch:
         if not self.samples or now - self.samples[-1][0] >= SAMPLE_S:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             self.samples.append((now, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
+            self.counts.append((now, _count("fd"), _count("task")))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         if "validation/loss" in values:
@@ -109,6 +112,7 @@ class _Watch:
         """What is asserted and what is drawn."""
         settled = self.settled_at or sys.maxsize
         t, rss = np.array([s for s in self.samples if s[0] > WARM_UP_FRACTION * minutes * 60]).T
+        *_, files, threads = np.array([c for c in self.counts if c[0] > WARM_UP_FRACTION * minutes * 60]).T
         return {
             "num_steps": self.step,
             "num_evaluations": self.num_evaluations,
@@ -119,8 +123,20 @@ class _Watch:
             "rss_first_mib": round(float(rss[0]), 2),
             "rss_last_mib": round(float(rss[-1]), 2),
             "rss_slope_mib_per_minute": round(float(np.polyfit(t / 60, rss, 1)[0]), 4),
+            "files_median": _halves(files),
+            "threads_median": _halves(threads),
             "rss_mib": [[round(x, 1), round(y, 2)] for x, y in self.samples[:: max(1, len(self.samples) // 300)]],
         }
+
+
+def _count(kind: str) -> int:
+    """Open files ("fd") or threads ("task") of this process."""
+    return len(list(Path(f"/proc/self/{kind}").iterdir()))
+
+
+def _halves(counts: np.ndarray) -> list[float]:
+    """Medians of the first and the second half."""
+    return [float(np.median(half)) for half in np.array_split(counts, 2)]
 
 
 def _work(place: dict[str, Any], minutes: float) -> None:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="mlvlab verify-resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--kills", type=int, default=20, help="how often a run is killed in all (default: 20)")
+    parser.add_argument("--kills", type=int, default=20, help="how often, on the mesh configured (default: 20)")
     parser.add_argument(
         "--mesh",
         action="append",

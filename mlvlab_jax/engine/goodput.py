@@ -25,8 +25,8 @@ class Attempt:
 
     started: in UTC. first_step: updates in the state it began with. step: updates it had handed to the device.
     seconds: by phase. ended: "finished", "stopped early", "interrupted", the name of the error that ended it; None
-    while it goes on, and for ever once it was killed. phase: the last one begun; waiting for input is "train". saved:
-    newest step it put on disk, whole; None: not one.
+    while it goes on, and for ever once it was killed. phase: the last one begun, waiting for input aside. saved: newest
+    step it put on disk, whole; None: not one.
     """
 
     started: datetime.datetime
@@ -137,9 +137,8 @@ class Ledger:
         return [*self._earlier, self._describe(None)]
 
     def enter(self, phase: str) -> None:
-        """Writes the line if this phase is another than the one before; waiting for a batch is part of training."""
-        phase = "train" if phase == "input" else phase
-        if phase != self._phase:
+        """Writes the line if this phase is another than the one before; waiting for a batch is part of it."""
+        if phase not in ("input", self._phase):
             self._phase = phase
             self.write()
 

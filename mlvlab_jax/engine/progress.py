@@ -64,7 +64,9 @@ class Progress:
     def from_tree(cls, tree: dict[str, Any]) -> "Progress":
         """The inverse of `to_tree`."""
         stopping, window = EarlyStopping(**tree["stopping"]), Window(**tree["window"])
-        rest = {"skipped": tuple(tree["skipped"]), "evaluated": tree["evaluated"], "examples": tree["examples"]}
+        # A run that was begun before these were kept goes on.
+        skipped, evaluated = tuple(tree.get("skipped", ())), tree.get("evaluated", tree["step"])
+        rest = {"skipped": skipped, "evaluated": evaluated, "examples": tree.get("examples", 0)}
         return cls(tree["step"], stopping, window, tree["metrics"], **rest)
 
 

@@ -1,5 +1,6 @@
 """TensorBoard event files through CLU's asynchronous writer."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class TensorBoardTracker:
 
     def __init__(self, logdir: Path) -> None:
         self._logdir = logdir
+        self._told: frozenset[tuple[str, int]] = frozenset()
         self._writer: Any = None
 
     def start(self, info: RunInfo) -> None:
@@ -35,6 +37,7 @@ class TensorBoardTracker:
         from mlvlab_jax.tracking.clu_bridge import import_metric_writers
 
         writers = import_metric_writers()
+        self._told = _find_tested(self._logdir)
         # An attempt that was killed before its first save has left points too.
         purge_step = info.first_step + 1 if info.first_step else 0 if any(self._logdir.glob("events.out.*")) else None
         self._writer = writers.AsyncWriter(writers.SummaryWriter(str(self._logdir), purge_step=purge_step))
@@ -45,7 +48,9 @@ class TensorBoardTracker:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One curve a name."""
-        self._writer.write_scalars(step, dict(values))
+        new = {name: value for name, value in values.items() if (name, step) not in self._told}
+        if new:
+            self._writer.write_scalars(step, new)
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """One grid a name."""
@@ -70,6 +75,23 @@ class TensorBoardTracker:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _find_tested(logdir: Path) -> frozenset[tuple[str, int]]:
+    """Name and step of each result on the test split in earlier event files.
+
+    It belongs to the step of the best state, which lies before those that a resume makes TensorBoard forget; a run that
+    was killed between this result and its end has it again.
+    """
+    if not any(b"test/" in path.read_bytes() for path in logdir.glob("events.out.*")):
+        return frozenset()
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each resume
+    shown = EventAccumulator(str(logdir), size_guidance={SCALARS: 0})
+    shown.Reload()
+    names = [name for name in shown.Tags()[SCALARS] if name.startswith("test/")]
+    return frozenset((name, point.step) for name in names for point in shown.Scalars(name))
 
 
 def _table(values: Mapping[str, Any]) -> str:

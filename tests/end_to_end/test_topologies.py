@@ -31,7 +31,7 @@ def one_process(tmp_path_factory):
 def check_same(expected, found):
     assert list_gaps(read_outcome(expected), read_outcome(found)) == []
     losses, others = values(expected, "train/loss"), values(found, "train/loss")
-    assert len(losses) == 59
+    assert len(losses) == 60
     assert others[0] == pytest.approx(losses[0], rel=1e-6)
     assert others == pytest.approx(losses, rel=1e-4)
 

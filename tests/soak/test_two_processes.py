@@ -1,4 +1,4 @@
-"""Minutes of training as two processes: nothing is compiled again, and memory stays where it is.
+"""Minutes of training as two processes: nothing is compiled again; memory, files and threads stay as they are.
 
 MLVLAB_SOAK_MINUTES says for how long; 10 by default.
 """
@@ -24,3 +24,5 @@ def test_two_processes_stay_as_they_are(tmp_path):
         assert process["num_evaluations"] > 2
         assert process["compiled_after_settling"] == []
         assert process["rss_slope_mib_per_minute"] <= 1
+        for first, last in (process["files_median"], process["threads_median"]):
+            assert 0 < last <= first + 1

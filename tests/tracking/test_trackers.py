@@ -70,6 +70,22 @@ def test_tensorboard_reads_back_what_was_written_and_forgets_later_steps_after_a
     assert "config/text_summary" in tags["tensors"]
 
 
+def test_tensorboard_has_the_test_once_though_the_run_was_killed_before_its_end(tmp_path):
+    for _ in range(2):
+        tracker = TensorBoardTracker(tmp_path)
+        tracker.start(info(8))
+        tracker.scalars(6, {"test/loss": 0.5, "test/accuracy": 1.0})
+        tracker.finish()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("test/loss")] == [(6, 0.5)]
+    tracker.start(info(8))
+    tracker.scalars(7, {"test/loss": 0.25})
+    tracker.finish()
+    events.Reload()
+    assert [e.step for e in events.Scalars("test/loss")] == [6, 7]
+
+
 @pytest.mark.parametrize("what", ["folder deleted", "read-only"])
 def test_no_record_of_files_is_lost_when_their_folder_is_deleted_or_read_only_for_a_while(what, tmp_path, monkeypatch):
     folder = tmp_path / "run"
