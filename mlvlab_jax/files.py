@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mlvlab_jax.errors import DiskError, RunFolderError
 
@@ -27,8 +27,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # a write that fails does not say which file it was of
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -68,14 +69,7 @@ def exclusive_writer(folder: Path, *, option: str = "--workdir") -> Iterator[Non
         DiskError: The folder cannot be made or written.
         RunFolderError: Another live process holds it; the message names that process and its host.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        opened = (folder / "run.lock").open("a+")
-    except OSError as error:
-        raise DiskError(
-            f"{folder}: cannot be written: {error.strerror}; expected a folder of your own; give another {option}"
-        ) from error
-    with opened as file:
+    with _open_lock(folder, option) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -85,7 +79,24 @@ def exclusive_writer(folder: Path, *, option: str = "--workdir") -> Iterator[Non
                 f"{folder}: the folder is being written by {owner}; "
                 f"expected no other writer; wait for it, stop it, or give another {option}"
             ) from None
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError as error:
+            raise _cannot_write(folder, error, option) from error
         yield
+
+
+def _open_lock(folder: Path, option: str) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "run.lock").open("a+")
+    except OSError as error:
+        raise _cannot_write(folder, error, option) from error
+
+
+def _cannot_write(folder: Path, error: OSError, option: str) -> DiskError:
+    return DiskError(
+        f"{folder}: cannot be written: {error.strerror}; expected a folder of your own with room in it; free some "
+        f"space, or give another {option}"
+    )

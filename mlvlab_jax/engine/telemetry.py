@@ -64,8 +64,12 @@ class PhaseClock:
         return self._failed[1] if self._failed is not None and self._failed[0] == id(error) else self.now
 
     def move(self, seconds: float, *, to: str) -> None:
-        """Books the last `seconds` under `to` in place of the phase now; nothing from a thread beside the run."""
+        """Books the last `seconds` under `to` in place of the phase now; nothing from a thread beside the run.
+
+        Never more than this stretch of the phase has lasted: who measured them may go by a clock that is set.
+        """
         if threading.get_ident() == self._thread:
+            seconds = min(max(0.0, seconds), time.perf_counter() - self._started)
             self._seconds[self._stack[-1]] -= seconds
             self._seconds[to] += seconds
 
