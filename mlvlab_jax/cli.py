@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,6 +123,8 @@ def run_configured(arguments: argparse.Namespace, command: "Callable[[LoadedConf
 def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfig | None]" = lambda: None) -> int:
     """Runs `command`; an error meant for the user becomes one message on standard error and its exit code.
 
+    Any other becomes its traceback and exit code 70.
+
     Args:
         command: Does the work and gives the exit code.
         loaded: Gives the configuration, if one was read by then, so that the message can name file and line.
@@ -134,6 +137,9 @@ def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfi
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception:  # noqa: BLE001 - the edge: nothing is behind it
+        traceback.print_exc()
+        return MlvlabError.exit_code
 
 
 def _with_place(error: MlvlabError, loaded: "LoadedConfig | None") -> str:
