@@ -125,6 +125,8 @@ def run_configured(arguments: argparse.Namespace, command: "Callable[[LoadedConf
 def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfig | None]" = lambda: None) -> int:
     """Runs `command`; an error meant for the user becomes one message on standard error and its exit code.
 
+    Any other becomes its traceback and exit code 70.
+
     Args:
         command: Does the work and gives the exit code.
         loaded: Gives the configuration, if one was read by then, so that the message can name file and line.

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from mlvlab_jax.engine.distributed import is_joined
-from mlvlab_jax.errors import JoinError
+from mlvlab_jax.errors import JoinError, MlvlabError
 
 #: What errors of jax say where a collective or its service lost somebody.
 _LOST = re.compile(r"gloo|nccl|heartbeat|coordination|barrier|unavailable|connection|socket closed", re.IGNORECASE)
@@ -69,7 +69,7 @@ def _end_without(workdir: Path, reason: str) -> None:
 def _end_late(error: BaseException) -> None:
     print(f"error: ended without the other processes, after {type(error).__name__}: {error}", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(getattr(error, "exit_code", 1))
+    os._exit(getattr(error, "exit_code", MlvlabError.exit_code))
 
 
 def find_silent(workdir: Path, *, own: int, count: int) -> list[int]:

@@ -16,8 +16,8 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _INTERVAL_S, _MOST_CALLS = 0.5, 1000
 
 
-class StopRequested(Exception):  # noqa: N818 - a way to end, no error
-    """The run was asked to stop, and this is a place to break off at."""
+class StopRequested(BaseException):
+    """The run was asked to stop, and this is a place to break off at; no error, and not to be handled as one."""
 
 
 def break_off_if(asked: bool) -> None:
