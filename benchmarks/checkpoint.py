@@ -3,6 +3,10 @@
 The state is that of ViT-S/16 with AdamW (264 MB), saved by the engine's CheckpointStore. "asynchronous": seconds in
 `save`, until training may change the state. "synchronous": until it is on disk. "slowed": a product of matrices while a
 save goes on behind it, over the same without; where the cores are few this is paid as well. In turns, A B B A.
+
+"verified" and "trusted" are restores of that state with every file compared with its digest first, and without, in
+turns, each from opening the store to arrays on the device. "verification" is what the former take more, over the
+latter.
 """
 
 import argparse
@@ -34,7 +38,7 @@ def measure_saves(state: TrainState, folder: Path, *, num_saves: int) -> dict[st
     array = jnp.ones((WORK_SIZE, WORK_SIZE))
     found: dict[str, list[float]] = {"asynchronous": [], "synchronous": [], "working": [], "idle": []}
     with CheckpointStore(folder, params_from(CheckpointConfig, {}), mode="min") as store:
-        for step, kind in enumerate(_order(num_saves + 1), 1):
+        for step, kind in enumerate(_order(num_saves + 1, ("asynchronous", "synchronous")), 1):
             idle = _seconds_of(lambda: jax.block_until_ready(work(array)))
             started = time.perf_counter()
             store.save(state, {}, step=step, monitored=None)
@@ -52,9 +56,22 @@ def measure_saves(state: TrainState, folder: Path, *, num_saves: int) -> dict[st
     return {"state_bytes": size, "seconds": {name: [round(s, 6) for s in values] for name, values in found.items()}}
 
 
-def _order(num_saves: int) -> Iterator[str]:
-    for repeat in range(num_saves):
-        kinds = ("asynchronous", "synchronous")
+def measure_restores(state: TrainState, folder: Path, *, num_restores: int) -> dict[str, list[float]]:
+    """Seconds of restores of the newest checkpoint in `folder`, by kind, the first of each left out."""
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+    found: dict[str, list[float]] = {"verified": [], "trusted": []}
+    for turn, kind in enumerate(_order(num_restores + 1, ("verified", "trusted"))):
+        started = time.perf_counter()
+        with CheckpointStore(folder, params_from(CheckpointConfig, {}), mode="min", read_only=True) as store:
+            restored, _ = store.restore(store.resolve("last"), state, layout, verify=kind == "verified")
+            jax.block_until_ready(restored)
+        if turn >= 2:
+            found[kind].append(round(time.perf_counter() - started, 6))
+    return found
+
+
+def _order(num_turns: int, kinds: tuple[str, str]) -> Iterator[str]:
+    for repeat in range(num_turns):
         yield from kinds if repeat % 2 == 0 else reversed(kinds)
 
 
@@ -75,13 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     params = {"hidden_size": 16, "num_heads": 2, "num_layers": 1} if quick else {"variant": "S"}
     case = Case("vision_transformer", {**params, "patch_size": 16}, (224, 224, 3), 1000, 8)
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure_saves(make_side(case).state, Path(folder), num_saves=1 if quick else NUM_SAVES)
+        state, turns = make_side(case).state, 1 if quick else NUM_SAVES
+        measured = measure_saves(state, Path(folder), num_saves=turns)
+        measured["seconds"] |= measure_restores(state, Path(folder), num_restores=turns)
     median = {name: statistics.median(values) for name, values in measured["seconds"].items()}
     summary = {
         "C10_blocked": round(median["asynchronous"] / median["synchronous"], 4),
         "asynchronous_ms": round(1e3 * median["asynchronous"], 2),
         "synchronous_ms": round(1e3 * median["synchronous"], 2),
         "slowed": round(median["working"] / median["idle"], 3),
+        "verified_ms": round(1e3 * median["verified"], 2),
+        "trusted_ms": round(1e3 * median["trusted"], 2),
+        "verification": round(median["verified"] / median["trusted"] - 1, 4),
     }
     pairs = zip(measured["seconds"]["asynchronous"], measured["seconds"]["synchronous"], strict=True)
     ratios = {"C10_blocked": [round(a / b, 4) for a, b in pairs]}

@@ -4,12 +4,14 @@ import argparse
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlvlab_jax import __version__
-from mlvlab_jax.errors import MlvlabError
+from mlvlab_jax.errors import INTERNAL_EXIT_CODE, DiskError, MlvlabError
+from mlvlab_jax.files import DISK_ERRNOS
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
@@ -22,6 +24,7 @@ COMMANDS = {
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "checkpoint": ("checkpoints", "look at what a run has saved: ls, verify, show, export"),
     "verify-resume": ("verify_resume", "kill a run again and again, and prove that it ends as if it had not been"),
+    "replay": ("replay", "make a step of a run again, and compare it with what was logged"),
     "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
     "serve": ("serve", "answer over HTTP with a model of the registry, or with a package"),
@@ -122,6 +125,8 @@ def run_configured(arguments: argparse.Namespace, command: "Callable[[LoadedConf
 def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfig | None]" = lambda: None) -> int:
     """Runs `command`; an error meant for the user becomes one message on standard error and its exit code.
 
+    Any other becomes its traceback and exit code 70.
+
     Args:
         command: Does the work and gives the exit code.
         loaded: Gives the configuration, if one was read by then, so that the message can name file and line.
@@ -134,6 +139,13 @@ def run_command(command: Callable[[], int], *, loaded: "Callable[[], LoadedConfi
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 - the edge: what nobody foresaw ends with a code of its own
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"error: {place}{error.strerror}; free some space, or choose a folder elsewhere", file=sys.stderr)
+            return DiskError.exit_code
+        traceback.print_exc()
+        return INTERNAL_EXIT_CODE
 
 
 def _with_place(error: MlvlabError, loaded: "LoadedConfig | None") -> str:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlvlab_jax.cli import add_config_arguments, run_configured
 
@@ -32,7 +32,7 @@ def _show(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     import numpy as np
 
     from mlvlab_jax.data.open import open_data
-    from mlvlab_jax.data.page import write_examples
+    from mlvlab_jax.data.page import describe_label, write_examples
     from mlvlab_jax.data.stream import train_stream
     from mlvlab_jax.engine.step import augment_batch
 
@@ -51,7 +51,7 @@ def _show(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     write_examples(
         parsed.out,
         np.stack([batch["image"], *versions], axis=1),
-        labels=[_describe_label(label, data.class_names) for label in batch["label"]],
+        labels=[describe_label(label, data.class_names) for label in batch["label"]],
         names=[data.train.source.name(i) for i in batch["example_id"].tolist()],
         title=f"{loaded.name}: {sizes}; {len(data.class_names)} classes, images of {'x'.join(map(str, data.spec))}",
         summary=f"The first {count} examples of training: as decoded (outlined), then as augmented in the first "
@@ -59,13 +59,6 @@ def _show(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     )
     print(f"{count} examples on {parsed.out}")
     return 0
-
-
-def _describe_label(label: Any, class_names: Sequence[str]) -> str:
-    """Name of the class, or of all classes of an example that may have several."""
-    if label.ndim == 0:
-        return class_names[label]
-    return ", ".join(class_names[k] for k in label.nonzero()[0]) or "none"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Errors a person can act on: each names place, value, expectation and fix, and carries its exit code."""
 
+#: Exit code of a command that ends by an error that nobody foresaw.
+INTERNAL_EXIT_CODE = 70
+
 
 class MlvlabError(Exception):
     """Base of every error meant for the person at the keyboard.
@@ -9,7 +12,7 @@ class MlvlabError(Exception):
         path: Dotted config path the error is about ("model.params.num_heads"), or None.
     """
 
-    exit_code = 70
+    exit_code = INTERNAL_EXIT_CODE
 
     def __init__(self, message: str, *, path: str | None = None) -> None:
         super().__init__(message)
@@ -64,10 +67,26 @@ class JoinError(MlvlabError):
     exit_code = 76
 
 
+class CorruptionError(MlvlabError):
+    """Devices computed or hold different bits where they should be the same."""
+
+
 class NonFiniteError(MlvlabError):
-    """The loss or a parameter became NaN or infinite."""
+    """The loss or a parameter became NaN or infinite.
+
+    Args:
+        message: As of every error.
+        path: As of every error.
+        step: Of training at which it was found, where it was there.
+        what: The finding alone.
+    """
 
     exit_code = 77
+
+    def __init__(self, message: str, *, path: str | None = None, step: int | None = None, what: str = "") -> None:
+        super().__init__(message, path=path)
+        self.step = step
+        self.what = what
 
 
 #: Exit code of a run that was asked to stop, saved its state and wants to be started again.

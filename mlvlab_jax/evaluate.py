@@ -36,22 +36,17 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from mlvlab_jax.engine.folder import read_config
 
     config = read_config(parsed.workdir)
-    from mlvlab_jax.engine.checkpoint import CheckpointStore
     from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
-    from mlvlab_jax.engine.experiment import make_experiment
+    from mlvlab_jax.engine.restored import restore_checkpoint
     from mlvlab_jax.errors import ConfigError
     from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
 
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
-    mode = config.training.early_stopping.mode
-    with CheckpointStore(parsed.workdir / "checkpoints", config.checkpoint, mode=mode, read_only=True) as store:
-        step = store.resolve(parsed.checkpoint)
-        experiment = make_experiment(config)
-        splits = experiment.data.splits
-        if parsed.split not in splits:
-            raise ConfigError(f"--split {parsed.split!r}: there is no such split; there are {sorted(splits)}")
-        state, _ = store.restore(step, experiment.state, experiment.layout)
+    step, experiment, state = restore_checkpoint(parsed.workdir, config, parsed.checkpoint)
+    splits = experiment.data.splits
+    if parsed.split not in splits:
+        raise ConfigError(f"--split {parsed.split!r}: there is no such split; there are {sorted(splits)}")
     if experiment.data.multi_label:
         return _print_metrics(experiment, state, split=parsed.split, step=step, as_json=parsed.json)
     evaluation = evaluate_variables(

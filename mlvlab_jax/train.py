@@ -16,7 +16,9 @@ from mlvlab_jax.errors import PREEMPTED_EXIT_CODE, MlvlabError
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
     from mlvlab_jax.engine.attempt import AttemptLog
+    from mlvlab_jax.engine.experiment import Experiment
     from mlvlab_jax.engine.loop import RunResult
+    from mlvlab_jax.engine.signals import AgreedStop, StopSignals
     from mlvlab_jax.engine.state import TrainState
     from mlvlab_jax.engine.telemetry import PhaseClock
 
@@ -58,22 +60,28 @@ def _train(parsed: argparse.Namespace, loaded: "LoadedConfig") -> int:
     with clock.phase("import"):
         from mlvlab_jax.engine.distributed import from_first, is_first, join, parse_place
         from mlvlab_jax.engine.faults import refuse_outside_tests
-        from mlvlab_jax.report.page import write_report
+        from mlvlab_jax.engine.preemption import PreemptionNotices
+        from mlvlab_jax.engine.signals import StopSignals
 
     refuse_outside_tests()
     config, name = loaded.config, loaded.name
     place = parse_place(parsed.coordinator, num_processes=parsed.num_processes, process_id=parsed.process_id)
     join(place, timeout_s=parsed.join_timeout_s)
     with contextlib.ExitStack() as held:
+        heard = held.enter_context(StopSignals())
+        held.enter_context(PreemptionNotices(heard.ask))
         opened = from_first(lambda: _open_folder(parsed.workdir, config, name=name, held=held))
         workdir, summary = Path(opened["workdir"]), opened["summary"]
         if summary["ended"] == "interrupted":
-            summary = _run(config, workdir, clock)
-        elif is_first():
-            write_report(workdir)
-    if is_first():
-        _print_summary(summary, workdir, name)
-    return PREEMPTED_EXIT_CODE if summary["ended"] == "interrupted" else 0
+            summary, complete = _run(config, workdir, clock, heard)
+        else:
+            complete = _make_up(config, workdir, summary, heard)
+        if is_first():
+            _print_summary(summary, workdir, name, complete=complete)
+    if complete:
+        return 0
+    _leave_compiling()
+    return PREEMPTED_EXIT_CODE
 
 
 def _open_folder(workdir: Path | None, config: Any, *, name: str, held: contextlib.ExitStack) -> dict[str, Any]:
@@ -88,59 +96,113 @@ def _open_folder(workdir: Path | None, config: Any, *, name: str, held: contextl
     return {"workdir": str(workdir), "summary": summary}
 
 
-def _run(config: Any, workdir: Path, clock: "PhaseClock") -> dict[str, Any]:
+def _run(config: Any, workdir: Path, clock: "PhaseClock", heard: "StopSignals") -> tuple[dict[str, Any], bool]:
+    """Trains; gives the summary, and whether nothing is left to do."""
     with clock.phase("import"):
         from mlvlab_jax.engine.attempt import AttemptLog
         from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
         from mlvlab_jax.engine.distributed import is_first
         from mlvlab_jax.engine.loop import run
-        from mlvlab_jax.engine.signals import AgreedStop, StopSignals
+        from mlvlab_jax.engine.peers import ending_without_peers
+        from mlvlab_jax.engine.signals import AgreedStop
         from mlvlab_jax.tracking.multi import make_tracker
 
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
     tracker = make_tracker(config.tracking.trackers if is_first() else (), workdir=workdir)
-    with StopSignals() as heard, AttemptLog(workdir, clock=clock) as attempt:
+    with ending_without_peers(workdir), AttemptLog(workdir, clock=clock) as attempt:
         stop = AgreedStop(lambda: heard.asked)
-        result = run(config, workdir=workdir, tracker=tracker, stop_requested=stop, attempt=attempt)
+        result = run(
+            config,
+            workdir=workdir,
+            tracker=tracker,
+            stop_requested=stop,
+            breakable=heard.breakable,
+            attempt=attempt,
+        )
         if result.best is None:
-            return result.summary
+            return result.summary, False
         with clock.phase("analyse"):
-            return _finish(config, workdir, result, best=result.best, attempt=attempt)
+            return _finish(config, workdir, result, stop, best=result.best, attempt=attempt)
 
 
 def _finish(
-    config: Any, workdir: Path, result: "RunResult", *, best: "TrainState", attempt: "AttemptLog"
-) -> dict[str, Any]:
-    """Writes the evaluation of the best state and the report; returns the summary with the time the first took."""
+    config: Any, workdir: Path, result: "RunResult", stop: "AgreedStop", *, best: "TrainState", attempt: "AttemptLog"
+) -> tuple[dict[str, Any], bool]:
+    """Writes the evaluation of the best state and the report.
+
+    Returns:
+        The summary with the time the first took, and whether neither was broken off by a stop.
+    """
     from mlvlab_jax.engine.distributed import is_first
+    from mlvlab_jax.engine.signals import StopRequested
     from mlvlab_jax.files import write_json
     from mlvlab_jax.report.page import write_report
 
-    split = next((name for name in ("test", "validation") if name in result.experiment.data.splits), None)
-    summary = result.summary
-    if split is not None and _analyse(config, workdir, result, best=best, split=split):
+    summary, step = result.summary, result.summary["best"]["step"]
+    try:
+        written = _analyse(config, workdir, result.experiment, best, step=step, stop=stop)
+    except StopRequested:
+        return summary, False
+    if written:
         summary = {**summary, **attempt.describe()}
         if is_first():
             write_json(workdir / "summary.json", summary)
     if is_first():
         attempt.write()
         write_report(workdir)
-    return summary
+    return summary, True
 
 
-def _analyse(config: Any, workdir: Path, result: "RunResult", *, best: "TrainState", split: str) -> bool:
-    """Writes the evaluation of the best state on a split, or says why not; a run that is trained stays so."""
+def _make_up(config: Any, workdir: Path, summary: dict[str, Any], heard: "StopSignals") -> bool:
+    """What an earlier start, that had trained to the end, was kept from; returns whether nothing is left to do."""
+    from mlvlab_jax.engine.distributed import from_first, is_first
+    from mlvlab_jax.evaluation.evaluation import is_evaluated
+    from mlvlab_jax.report.page import write_report
+
+    step = summary["best"]["step"]
+    if not from_first(lambda: is_evaluated(workdir, step)):
+        from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
+        from mlvlab_jax.engine.restored import restore_checkpoint
+        from mlvlab_jax.engine.signals import AgreedStop, StopRequested
+
+        if config.compile_cache:
+            enable_compile_cache(compile_cache_folder())
+        _, experiment, best = restore_checkpoint(workdir, config, step)
+        try:
+            _analyse(config, workdir, experiment, best, step=step, stop=AgreedStop(lambda: heard.asked))
+        except StopRequested:
+            return False
+    if is_first():
+        write_report(workdir)
+    return True
+
+
+def _analyse(
+    config: Any, workdir: Path, experiment: "Experiment", best: "TrainState", *, step: int, stop: "AgreedStop"
+) -> bool:
+    """Writes the evaluation of the best state, where there is data for it.
+
+    What speaks against it is said, and whether it was written is returned; a run that is trained stays so.
+
+    Raises:
+        StopRequested: The run was asked to stop.
+    """
+    from mlvlab_jax.engine.signals import break_off_if
     from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
 
+    split = next((name for name in ("test", "validation") if name in experiment.data.splits), None)
+    if split is None:
+        return False
     try:
         evaluation = evaluate_variables(
             best.evaluated,
             config=config,
-            experiment=result.experiment,
+            experiment=experiment,
             split=split,
-            step=result.summary["best"]["step"],
+            step=step,
             checkpoint="best",
+            between=lambda: break_off_if(stop(step)),
         )
         write_evaluation(evaluation_folder(workdir, evaluation), evaluation)
     except MlvlabError as error:
@@ -149,15 +211,27 @@ def _analyse(config: Any, workdir: Path, result: "RunResult", *, best: "TrainSta
     return True
 
 
-def _print_summary(summary: dict[str, Any], workdir: Path, name: str) -> None:
+def _leave_compiling() -> None:
+    """Ends the process now if it is compiling: that cannot be interrupted, and the interpreter would wait for it."""
+    import jax
+
+    from mlvlab_jax.engine.compiling import is_compiling
+
+    if is_compiling():
+        jax.distributed.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(PREEMPTED_EXIT_CODE)
+
+
+def _print_summary(summary: dict[str, Any], workdir: Path, name: str, *, complete: bool) -> None:
     from rich.console import Console
 
     out = Console(highlight=False)
     seconds = summary["seconds"]
     if summary["ended"] == "interrupted":
-        out.print(
-            f"interrupted at step {summary['steps']} and saved; to go on, add --workdir {workdir}", soft_wrap=True
-        )
+        where = f"at step {summary['steps']} and saved" if summary["steps"] else "before the first step"
+        out.print(f"interrupted {where}; to go on, add --workdir {workdir}", soft_wrap=True)
         return
     best = summary["best"]
     for split in ("validation", "test"):
@@ -167,6 +241,9 @@ def _print_summary(summary: dict[str, Any], workdir: Path, name: str) -> None:
     spent = "  ".join(f"{phase} {value:.1f}" for phase, value in seconds.items() if phase != "total")
     out.print(f"{summary['ended']} in {seconds['total']:.1f} s: {spent}", soft_wrap=True)
     out.print(f"{summary['verdict']}  (goodput {100 * summary['goodput']:.0f} %)", soft_wrap=True, markup=False)
+    if not complete:
+        out.print(f"interrupted in the last evaluation; to make it up, add --workdir {workdir}", soft_wrap=True)
+        return
     out.print(f"run folder: {workdir}", soft_wrap=True)
     out.print(f"report:     {workdir / 'report.html'}", soft_wrap=True)
     python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable

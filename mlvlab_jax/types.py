@@ -40,6 +40,7 @@ class RunInfo(NamedTuple):
 
     hparams: the resolved configuration, flat. texts: the same as YAML, and the table of parameters. tags: what made the
     run: digests of configuration and installed packages, data and their versions, git state, seed, devices, flags.
+    evaluates_first: whether the evaluation of `first_step` is still to be made, as a stop broke it off.
     """
 
     num_steps: int
@@ -49,6 +50,7 @@ class RunInfo(NamedTuple):
     hparams: Mapping[str, str | int | float | bool]
     texts: Mapping[str, str]
     tags: Mapping[str, str]
+    evaluates_first: bool = False
 
 
 class Tracker(Protocol):

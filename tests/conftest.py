@@ -36,6 +36,7 @@ class RecordingTracker:
         self.info: RunInfo | None = None
         self.records: list[tuple[int, dict]] = []
         self.shown: dict = {}
+        self.notes: list[str] = []
         self.finished = 0
 
     def start(self, info):
@@ -54,7 +55,7 @@ class RecordingTracker:
         pass
 
     def note(self, text):
-        pass
+        self.notes.append(text)
 
     def summary(self, values):
         self.summed_up = values

@@ -108,6 +108,40 @@ class EarlyStoppingConfig:
 
 
 @configclass
+class NonFiniteConfig:
+    """What happens where a loss, a gradient or an update is not a finite number. Nothing of the kind is ever saved."""
+
+    policy: Literal["abort", "skip", "rollback"] = Field(default="abort", json_schema_extra=OPERATIONAL)
+    """abort: the run ends with exit code 77. skip: the update is left out, as if its batch had not been there, decided
+    on the device at no cost. rollback: back to the last checkpoint, leaving out the batches between it and there."""
+    max_in_a_row: Positive = Field(default=5, json_schema_extra=OPERATIONAL)
+    """Updates skipped one after the other, or returns to one checkpoint, after which the run ends after all."""
+
+
+@configclass
+class LossSpikeConfig:
+    """Updates are left out whose loss stands far above those before it."""
+
+    sigmas: Annotated[float, Field(gt=0)] = 6.0
+    """Standard deviations above the mean of the window from which on a loss is a spike."""
+    window: Annotated[int, Field(ge=4)] = 128
+    """Steps that mean and deviation are of; judged once half of them are there."""
+
+
+@configclass
+class IntegrityConfig:
+    """Checks for silent corruption: a device that computes or keeps wrong bits without saying so."""
+
+    replay_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Steps between those computed twice from the same state and batch, the bits compared before the result is kept;
+    costs one more step in so many, and memory for a second state; 100 costs about 1 %. Finds what does not go wrong
+    the same way twice. On GPUs needs XLA_FLAGS=--xla_gpu_deterministic_ops=true. null: none."""
+    compare_replicas_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Steps between comparisons of the bits of all that several devices hold copies of, which also come before every
+    save; each reads the state once. One device, or a state spread over all, has nothing to compare. null: none."""
+
+
+@configclass
 class TrainingConfig:
     """How long, how large and how fast."""
 
@@ -123,6 +157,10 @@ class TrainingConfig:
     """Pieces one batch is computed in, one after the other, to save memory; the result is that of the whole batch."""
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest global L2 norm of the gradient; null leaves it alone. 1.0 is usual for transformers."""
+    non_finite: NonFiniteConfig = Field(default_factory=NonFiniteConfig)
+    """What happens where numbers stop being numbers."""
+    loss_spikes: LossSpikeConfig | None = None
+    """Leave out updates of sudden losses; null applies all."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of weights that is evaluated instead of the last weights; null is off."""
     label_smoothing: Fraction = 0.0
@@ -140,6 +178,8 @@ class TrainingConfig:
     hang_timeout_s: Annotated[float, Field(gt=0)] | None = Field(default=600.0, json_schema_extra=OPERATIONAL)
     """Seconds without progress in a training step after which the process ends with exit code 76 and the traces of all
     threads; ten times as long while it compiles, evaluates or saves; null waits for ever."""
+    integrity: IntegrityConfig = Field(default_factory=IntegrityConfig)
+    """Checks for silent corruption."""
 
 
 @configclass
@@ -166,6 +206,8 @@ class CheckpointConfig:
     """Newest checkpoints kept; two at least, so that a damaged one leaves another to go on from."""
     keep_best: Positive = Field(default=1, json_schema_extra=OPERATIONAL)
     """Best checkpoints kept, by the early-stopping metric."""
+    keep_every_steps: Positive | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Checkpoints of every so many steps are kept for good, where one was saved at that step; null keeps none so."""
 
 
 @configclass

@@ -111,7 +111,7 @@ def _check_classes(split: Split, class_names: tuple[str, ...], rules: Validation
 
 def _check_sample(split: Split) -> list[str]:
     chosen = split.ids[np.unique(np.linspace(0, len(split) - 1, _SAMPLE).astype(np.int64))]
-    bad = split.source.fetch(chosen).bad
+    bad = split.fetch(chosen).bad
     if not bad:
         return []
     at, why = next(iter(bad.items()))

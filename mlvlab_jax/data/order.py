@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlvlab_jax.data.columns import Column
-from mlvlab_jax.data.source import Source
+from mlvlab_jax.data.source import Examples, Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,22 @@ class Split:
     def epoch_size(self) -> int:
         """Examples in one epoch of training."""
         return len(self.ids) if self.parts is None else sum(part.count for part in self.parts)
+
+    def fetch(self, ids: np.ndarray) -> Examples:
+        """The examples at `ids`, int (b), of the source; an error it did not expect says which of them it met."""
+        try:
+            return self.source.fetch(ids)
+        except Exception as error:
+            if len(ids) > 1:
+                for at in range(len(ids)):
+                    self.fetch(ids[at : at + 1])
+            error.add_note(f"while reading split {self.name!r}, {self.list_names(ids)}")
+            raise
+
+    def list_names(self, ids: np.ndarray) -> str:
+        """Some examples in words: what a person would look for to find them."""
+        names = ", ".join(self.source.name(index) for index in ids[:3].tolist())
+        return f"examples {names}" + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
     def subset(self, name: str, ids: np.ndarray) -> "Split":
         """The split of `ids` alone, int64, sorted; parts give as large a share of a smaller epoch.

@@ -20,6 +20,18 @@ img:first-child { margin-right: 10px; outline: 2px solid var(--blue) }
 """
 
 
+def describe_label(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """Name of the class, or of all classes of an example that may have several.
+
+    Args:
+        label: int (), or uint8 (k).
+        class_names: All k.
+    """
+    if label.ndim == 0:
+        return class_names[int(label)]
+    return ", ".join(class_names[k] for k in label.nonzero()[0].tolist()) or "none"
+
+
 def write_examples(
     path: Path, images: np.ndarray, *, labels: Sequence[str], names: Sequence[str], title: str, summary: str
 ) -> None:

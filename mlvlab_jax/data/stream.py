@@ -7,17 +7,16 @@ drawn from (seed, epoch, its index); the others stay where they are. In evaluati
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import grain
 import numpy as np
-from absl import flags
 
 from mlvlab_jax.config.schema import PipelineConfig
 from mlvlab_jax.data.order import Split, order_epoch
 from mlvlab_jax.data.quarantine import BadExample, refuse_bad
+from mlvlab_jax.data.reader_processes import read_by_processes
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.types import HostBatch
 
@@ -85,7 +84,7 @@ class _TrainBatches:
     def __getitem__(self, step: int) -> _Read:
         """The batch that makes update number `step` + 1."""
         ids, passes = self._order_of(step)
-        image, label, bad = self._split.source.fetch(ids)
+        image, label, bad = self._split.fetch(ids)
         found = [self._describe(ids[at], why) for at, why in bad.items()]
         for at in bad:
             image[at], label[at], ids[at], more = self._redraw(int(passes[at]), int(ids[at]))
@@ -95,6 +94,10 @@ class _TrainBatches:
         label = look_up(self._split, label)
         batch = HostBatch(image=image, label=label, example_id=ids.astype(np.int32), epoch=passes, mask=mask)
         return _Read(batch, tuple(found))
+
+    def describe(self, step: int) -> str:
+        """Element `step` in words."""
+        return f"the batch of update {step + 1} ({self._split.list_names(self._order_of(step)[0])})"
 
     def choose(self, step: int, bad: Mapping[int, str]) -> tuple[Choice, list[BadExample]]:
         """Which examples element `step` holds, and which were replaced, where `bad` says why each unreadable one is."""
@@ -134,7 +137,7 @@ class _TrainBatches:
         found: list[BadExample] = []
         for _ in range(_MAX_REDRAWS):
             ids = self._split.ids[draws.integers(len(self._split), size=1)]
-            image, label, bad = self._split.source.fetch(ids)
+            image, label, bad = self._split.fetch(ids)
             if not bad:
                 return image[0], int(label[0]), int(ids[0]), found
             found.append(self._describe(ids[0], bad[0]))
@@ -161,11 +164,8 @@ class _EvalBatches:
 
     def __getitem__(self, index: int) -> _Read:
         """Batch number `index`."""
-        positions = np.arange(index * self._batch_size, (index + 1) * self._batch_size)
-        positions = positions[self._shard.rows(self._batch_size)]
-        real = positions < len(self._split)
-        ids = self._split.ids[np.where(real, positions, 0)]
-        image, label, bad = self._split.source.fetch(ids)
+        ids, real = self._place(index)
+        image, label, bad = self._split.fetch(ids)
         mask = real.astype(np.float32)
         mask[list(bad)] = 0
         epoch = np.zeros(len(ids), np.int32)
@@ -175,6 +175,18 @@ class _EvalBatches:
         return _Read(
             batch, tuple(BadExample(self._split.name, int(ids[at]), name(int(ids[at])), why) for at, why in bad.items())
         )
+
+    def describe(self, index: int) -> str:
+        """Batch number `index` in words."""
+        ids, real = self._place(index)
+        return f"batch {index + 1} of split {self._split.name!r} ({self._split.list_names(ids[real])})"
+
+    def _place(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Examples of this process's rows of a batch, and which of them are no padding."""
+        positions = np.arange(index * self._batch_size, (index + 1) * self._batch_size)
+        positions = positions[self._shard.rows(self._batch_size)]
+        real = positions < len(self._split)
+        return self._split.ids[np.where(real, positions, 0)], real
 
 
 def train_choices(
@@ -229,7 +241,7 @@ def train_stream(
     """
     batches = _TrainBatches(split, batch_size=batch_size, num_steps=num_steps, seed=seed, shard=shard)
     rest = grain.MapDataset.source(batches).slice(slice(first_step, num_steps))
-    return _read_ahead(rest, split, readers, on_bad)
+    return _read_ahead(rest, split, readers, on_bad, lambda index: batches.describe(first_step + index))
 
 
 def eval_stream(
@@ -242,18 +254,24 @@ def eval_stream(
 ) -> Iterator[HostBatch]:
     """Batches that together hold every readable example of `split` once; arguments as of `train_stream`."""
     batches = _EvalBatches(split, batch_size=batch_size, shard=shard)
-    return _read_ahead(grain.MapDataset.source(batches), split, readers, on_bad)
+    return _read_ahead(grain.MapDataset.source(batches), split, readers, on_bad, batches.describe)
 
 
 def _read_ahead(
-    dataset: grain.MapDataset, split: Split, readers: Readers, on_bad: Callable[[Sequence[BadExample]], None]
+    dataset: grain.MapDataset,
+    split: Split,
+    readers: Readers,
+    on_bad: Callable[[Sequence[BadExample]], None],
+    describe: Callable[[int], str],
 ) -> Iterator[HostBatch]:
-    for batch, bad in _iterate(dataset, split, readers):
+    for batch, bad in _iterate(dataset, split, readers, describe):
         on_bad(bad)
         yield batch
 
 
-def _iterate(dataset: grain.MapDataset, split: Split, readers: Readers) -> Iterator[_Read]:
+def _iterate(
+    dataset: grain.MapDataset, split: Split, readers: Readers, describe: Callable[[int], str]
+) -> Iterator[_Read]:
     """Grain reads ahead in threads or processes; what is in memory is taken when asked for, which costs less."""
     if split.source.resident:
         return (dataset[index] for index in range(len(dataset)))
@@ -261,26 +279,5 @@ def _iterate(dataset: grain.MapDataset, split: Split, readers: Readers) -> Itera
     if readers.num_processes == 0:
         return iter(dataset.to_iter_dataset(grain.ReadOptions(readers.num_threads, buffer)))
     inline = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    options = grain.MultiprocessingOptions(
-        num_workers=readers.num_processes, per_worker_buffer_size=max(1, buffer // readers.num_processes)
-    )
-    return _from_processes(inline.mp_prefetch(options))
-
-
-def _from_processes(dataset: grain.IterDataset) -> Iterator[_Read]:
-    """Starts the readers where they cannot see the accelerator, which belongs to the trainer."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which only absl's runner parses
-    before = os.environ.get("JAX_PLATFORMS")
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    try:
-        reads = iter(dataset)
-        first = next(reads, None)
-    finally:
-        os.environ.pop("JAX_PLATFORMS") if before is None else os.environ.update(JAX_PLATFORMS=before)
-    try:
-        if first is not None:
-            yield first
-            yield from reads
-    finally:
-        reads.close()
+    each = max(1, buffer // readers.num_processes)
+    return read_by_processes(inline, num_processes=readers.num_processes, buffer=each, describe=describe)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import jax
 
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.engine.compiles import CompileMeter
+from mlvlab_jax.engine.crash import remove_crashes, write_crash
 from mlvlab_jax.engine.goodput import Ledger, sum_up
 from mlvlab_jax.engine.heartbeat import Heartbeat
 from mlvlab_jax.engine.profiler import Profiler
@@ -33,13 +34,16 @@ class AttemptLog:
         clock: Where the time is booked.
         ended: What ended the training, once that is known.
         mfu: Model FLOPs utilisation of the last window, in [0, 1]; None where unknown.
+        metrics: The newest ones by name.
+        workdir: Run folder.
     """
 
     def __init__(self, workdir: Path, *, clock: PhaseClock | None = None) -> None:
         self.clock = clock or PhaseClock()
         self.ended = "interrupted"
         self.mfu: float | None = None
-        self._workdir = workdir
+        self.metrics: Mapping[str, float] = {}
+        self.workdir = workdir
         self._compiles = CompileMeter(self.clock)
         self._open = contextlib.ExitStack()
         self._ledger = Ledger(None, self.clock, first_step=0)
@@ -53,12 +57,17 @@ class AttemptLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            phase, step, process = self.clock.find_phase(error), self._ledger.step, _find_process()
+            write_crash(self.workdir, error, phase=phase, step=step, metrics=self.metrics, process=process)
         self._profiler.stop()
         self._open.close()
         self._ledger.close(self.ended if kind is None else kind.__name__)
 
     def begin(self, config: Config, *, in_memory: bool, first_step: int, note: Callable[[str], None]) -> None:
         """Opens the ledger and listens for requests of traces, in the first process; watches for hangs in all.
+
+        What an earlier attempt left behind when it crashed is taken away.
 
         Args:
             config: What is run.
@@ -69,17 +78,18 @@ class AttemptLog:
         self._now = lambda: self._describe_circumstances(config, in_memory=in_memory)
         calls: list[Callable[[], None]] = []
         if jax.process_index() == 0:
-            self._ledger = Ledger(self._workdir / "goodput.jsonl", self.clock, first_step=first_step)
+            remove_crashes(self.workdir)
+            self._ledger = Ledger(self.workdir / "goodput.jsonl", self.clock, first_step=first_step)
             self.clock.on_enter = self._ledger.enter
-            self._profiler = Profiler(self._workdir, config.tracking.profile, first_step=first_step + 1, note=note)
+            self._profiler = Profiler(self.workdir, config.tracking.profile, first_step=first_step + 1, note=note)
             calls += [self._ledger.write, self._profiler.look]
         if config.training.hang_timeout_s is not None:
             watchdog = Watchdog(
                 self.clock,
                 lambda: self._ledger.step,
                 limit_s=config.training.hang_timeout_s,
-                workdir=self._workdir,
-                process=(jax.process_index(), jax.process_count()),
+                workdir=self.workdir,
+                process=_find_process(),
             )
             self._open.callback(watchdog.close)
             calls.append(watchdog.look)
@@ -98,6 +108,15 @@ class AttemptLog:
             settle()
             self._profiler.turn(first)
         return self._profiler.name(last)
+
+    def take_back(self, step: int) -> None:
+        """Says that only the updates up to `step` were handed to the device: the next was broken off before."""
+        self._ledger.step = step
+
+    def saved(self, step: int) -> None:
+        """Writes down that a checkpoint of `step` is on disk, whole: from now on a start without one is no new run."""
+        self._ledger.saved = step
+        self._ledger.write()
 
     def write(self) -> None:
         """Brings the ledger up to date for a reader."""
@@ -135,6 +154,11 @@ class AttemptLog:
             num_cached=self._compiles.num_cached,
             mfu=self.mfu,
         )
+
+
+def _find_process() -> tuple[int, int]:
+    """Number of this process, and of how many."""
+    return jax.process_index(), jax.process_count()
 
 
 def describe_memory() -> dict[str, int]:

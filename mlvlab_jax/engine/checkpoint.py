@@ -6,10 +6,8 @@ What was changed or cut off after that is found before anything is restored from
 
 import dataclasses
 import datetime
-import logging
 import math
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -17,29 +15,18 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mlvlab_jax.config.schema import CheckpointConfig
-from mlvlab_jax.engine.distributed import from_first, is_first
-from mlvlab_jax.engine.integrity import find_damage, seal, summarise
+from mlvlab_jax.engine.distributed import from_first
+from mlvlab_jax.engine.integrity import find_damage, summarise
+from mlvlab_jax.engine.manager import close_manager, open_manager
+from mlvlab_jax.engine.mismatch import Kind, list_mismatches
+from mlvlab_jax.engine.retention import Rank
+from mlvlab_jax.engine.saving import Saver
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.errors import CheckpointError, DiskError
+from mlvlab_jax.errors import CheckpointError
 
 Which = Literal["best", "last"] | int
-_POLL_S = 0.01
-
-
-@dataclasses.dataclass(frozen=True)
-class Rank:
-    """How checkpoints are compared: by the monitored metric, the earliest first among equals."""
-
-    mode: Literal["min", "max"]
-
-    def __call__(self, metrics: dict[str, Any]) -> tuple[float, int]:
-        """Sort key, the best largest."""
-        value = float(metrics["monitored"])
-        signed = value if self.mode == "max" else -value
-        return (signed if value == value else float("-inf"), -int(metrics["step"]))
 
 
 class ArrayRecord(NamedTuple):
@@ -63,39 +50,30 @@ class CheckpointStore:
         config: What is kept.
         mode: Whether a lower or a higher monitored metric is better.
         read_only: Nothing is written, nor tidied up behind a training run that may be going on there.
+        note: Is told of saves that failed.
+        saved: Is told the step of each that is on disk and sealed, in a thread beside.
+
+    Raises:
+        CheckpointError: There is no such folder to read, or it cannot be read.
     """
 
     def __init__(
-        self, folder: Path, config: CheckpointConfig, *, mode: Literal["min", "max"], read_only: bool = False
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        *,
+        mode: Literal["min", "max"],
+        read_only: bool = False,
+        note: Callable[[str], None] = lambda text: None,
+        saved: Callable[[int], None] = lambda step: None,
     ) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)
         self._folder = folder.resolve()
         self._rank = Rank(mode)
-        keep = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(config.keep_last),
-                preservation_policy.BestN(
-                    get_metric_fn=self._rank,
-                    n=config.keep_best,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep,
-            best_fn=lambda m: self._rank(m)[0],
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-        )
         if read_only and not self._folder.is_dir():
             raise CheckpointError(f"{self._folder}: no such folder, so no checkpoint; check --workdir, or train first")
-        try:
-            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=("state", "progress"))
-        except ValueError as error:
-            raise CheckpointError(f"{self._folder}: the checkpoints cannot be read: {error}") from error
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
-        self._sealing: Future[None] | None = None
+        if read_only:
+            self._reader = open_manager(self._folder, self._rank, read_only=True)
+        self._saver = None if read_only else Saver(self._folder, config, self._rank, note=note, saved=saved)
 
     def __enter__(self) -> "CheckpointStore":
         return self
@@ -103,59 +81,52 @@ class CheckpointStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._finish_sealing()
-        finally:
-            self._sealer.shutdown()
-            self._manager.close()
+        if self._saver is None:
+            close_manager(self._reader)
+        else:
+            self._saver.close()
 
-    def save(self, state: TrainState, progress: dict[str, Any], *, step: int, monitored: float | None) -> None:
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        return self._reader if self._saver is None else self._saver.manager
+
+    @property
+    def _writer(self) -> Saver:
+        assert self._saver is not None, "opened to read only"
+        return self._saver
+
+    def save(
+        self, state: TrainState, progress: dict[str, Any], *, step: int, monitored: float | None, anew: bool = False
+    ) -> None:
         """Starts saving; returns once the arrays are copied, before they are written.
 
+        Args:
+            state: What is saved.
+            progress: Beside it, plain JSON values.
+            step: Its number.
+            monitored: The metric it is ranked by; None where it was not measured.
+            anew: Whether a checkpoint of that step is replaced, as one that was not measured; otherwise it stays.
+
         Raises:
-            DiskError: The write failed.
+            DiskError: As `Saver.save`.
         """
-        if step in self._manager.all_steps():
-            return
-        self._finish_sealing()
-        metrics = None if monitored is None else {"monitored": monitored, "step": step}
-        # A copy on the device: the training step may overwrite the original's memory while it is being written.
-        snapshot = jax.tree.map(lambda x: x.copy(), state)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(snapshot), progress=ocp.args.JsonSave(progress))
-        try:
-            self._manager.save(step, args=args, metrics=metrics, force=True)
-        except OSError as error:
-            raise self._disk_error(error) from error
-        if is_first():
-            self._sealing = self._sealer.submit(self._seal, step)
+        self._writer.save(state, progress, step=step, monitored=monitored, anew=anew)
 
-    def _seal(self, step: int) -> None:
-        # Asked again and again, as waiting for Orbax belongs to the thread that saves.
-        while self._manager.is_saving_in_progress():
-            time.sleep(_POLL_S)
-        folder = self._folder / str(step)
-        if folder.is_dir():
-            seal(folder)
+    def look(self) -> None:
+        """Finds out whether the save that goes on has failed; for after each step.
 
-    def _finish_sealing(self) -> None:
-        sealing, self._sealing = self._sealing, None
-        try:
-            if sealing is not None:
-                sealing.result()
-        except OSError as error:
-            raise self._disk_error(error) from error
+        Raises:
+            DiskError: As `Saver.look`.
+        """
+        self._writer.look()
 
     def wait(self) -> None:
         """Returns when everything is committed to disk and sealed.
 
         Raises:
-            DiskError: A write failed.
+            DiskError: The newest save failed.
         """
-        try:
-            self._manager.wait_until_finished()
-        except OSError as error:
-            raise self._disk_error(error) from error
-        self._finish_sealing()
+        self._writer.wait()
 
     def steps(self) -> list[int]:
         """Steps there is a checkpoint of, ascending."""
@@ -207,9 +178,16 @@ class CheckpointStore:
         return sum(path.stat().st_size for path in (self._folder / str(step)).rglob("*") if path.is_file())
 
     def describe(self, step: int) -> list[ArrayRecord]:
-        """The arrays of the state of `step`, read from its description."""
-        with ocp.PyTreeCheckpointer() as reader:
-            tree = _read_tree(reader, self._state_folder(step))
+        """The arrays of the state of `step`, read from its description.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                tree = _read_tree(reader, self._state_folder(step))
+        except (ValueError, FileNotFoundError, KeyError) as error:
+            raise CheckpointError(f"{self._folder / str(step)}: the arrays cannot be listed: {error}") from error
         named = jax.tree_util.tree_leaves_with_path(tree)
         return [ArrayRecord(_name(path), tuple(leaf.shape), str(leaf.dtype)) for path, leaf in named]
 
@@ -248,13 +226,26 @@ class CheckpointStore:
         """
         if verify:
             self._check(step)
+        self._compare(step, like)
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, layout)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target.present()), progress=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
         except (ValueError, FileNotFoundError, KeyError) as error:
             raise CheckpointError(f"{self._folder / str(step)}: cannot be restored: {error}") from error
-        return restored["state"], restored["progress"]
+        return dataclasses.replace(target, **restored["state"]), restored["progress"]
+
+    def _compare(self, step: int, like: TrainState) -> None:
+        """Raises where the saved state is of another model; Orbax names one array, and passes other types by."""
+        named = jax.tree_util.tree_leaves_with_path(like)
+        expected = {_name(path): Kind(tuple(leaf.shape), str(leaf.dtype)) for path, leaf in named}
+        found = {array.name: Kind(array.shape, array.dtype) for array in self.describe(step)}
+        if lines := list_mismatches(expected, found):
+            listed = "\n".join(f"  {line}" for line in lines)
+            raise CheckpointError(
+                f"{self._folder / str(step)}: the state of another model:\n{listed}\n"
+                "bring back the code and the configuration that it was saved with, or give another --workdir"
+            )
 
     def _state_folder(self, step: int) -> Path:
         return self._folder / str(step) / "state"
@@ -266,9 +257,6 @@ class CheckpointStore:
                 f"{self._folder / str(step)}: the checkpoint is damaged: {summarise(lines)}; "
                 + (f"there are also the steps {others}" if others else "there is no other")
             )
-
-    def _disk_error(self, error: OSError) -> DiskError:
-        return DiskError(f"{self._folder}: {error.strerror or error}; free some space or choose another --workdir")
 
 
 def _read_tree(reader: Any, folder: Path) -> Any:

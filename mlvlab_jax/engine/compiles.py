@@ -45,7 +45,8 @@ class CompileMeter:
     def _hear_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == _COMPILED:
             self.num_programs += 1
-            self.seconds += duration_secs
+            # jax goes by the wall clock, which may have been set meanwhile.
+            self.seconds += min(max(0.0, duration_secs), self._clock.read()["total"])
             self._clock.move(duration_secs, to="compile")
 
     def _hear_event(self, event: str, **_: Any) -> None:

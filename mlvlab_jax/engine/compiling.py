@@ -1,7 +1,8 @@
 """Programs compiled from shapes alone, in a thread, while the rest of a run gets ready."""
 
+import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.types import Tree
 
 CompileOptions = Mapping[str, bool | int | float | str]
+#: How the names of the threads that compile begin.
+_THREAD = "compile"
 
 
 class AheadOfTime:
@@ -24,13 +27,22 @@ class AheadOfTime:
     """
 
     def __init__(self, function: Any, arguments: tuple[Tree, ...]) -> None:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        self._compiled: Future[Any] = pool.submit(lambda: function.lower(*arguments).compile())
+        pool = futures.ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
+        self._compiled: futures.Future[Any] = pool.submit(lambda: function.lower(*arguments).compile())
         pool.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Returns when it is compiled, or could not be."""
+        futures.wait([self._compiled])
 
     def __call__(self, *arguments: Tree) -> Any:
         """The function's result; arguments must lie on the devices as its shardings say."""
         return self._compiled.result()(*arguments)
+
+
+def is_compiling() -> bool:
+    """Whether some function is being compiled ahead of time."""
+    return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
 def describe_arrays(tree: Tree) -> Tree:

@@ -60,9 +60,17 @@ class Evaluator:
         self._step = jax.jit(eval_step, in_shardings=(layout.evaluated, self._sharding), out_shardings=replicated(mesh))
 
     def __call__(
-        self, variables: Variables, split: Split, *, on_bad: Callable[[Sequence[BadExample]], None]
+        self,
+        variables: Variables,
+        split: Split,
+        *,
+        on_bad: Callable[[Sequence[BadExample]], None],
+        between: Callable[[], None] = lambda: None,
     ) -> Measured:
-        """Metrics of `variables` on all readable examples of `split`, by name; `on_bad` is told of the others."""
+        """Metrics of `variables` on all readable examples of `split`, by name; `on_bad` is told of the others.
+
+        `between` is called after each batch, and may raise to break off.
+        """
         batches = eval_stream(
             split,
             batch_size=min(self._batch_size, self._smallest_for(len(split))),
@@ -74,6 +82,7 @@ class Evaluator:
         pending: deque[dict[str, clu.metrics.Metric]] = deque()
         for batch in double_buffer(batches, self._sharding):
             pending.append(self._step(variables, batch))
+            between()
             if len(pending) > _AHEAD:
                 merged = merge_batch(merged, pending.popleft())
         while pending:

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from mlvlab_jax.config.schema import Config
+from mlvlab_jax.config.schema import Config, TrainingConfig
 from mlvlab_jax.data.augment import check_channels
 from mlvlab_jax.data.open import Data, open_data
 from mlvlab_jax.data.shape import DataShape
 from mlvlab_jax.data.versions import check_versions
 from mlvlab_jax.engine.evaluate import Evaluator
-from mlvlab_jax.engine.mesh import check_batch_size, make_mesh
+from mlvlab_jax.engine.mesh import check_batch_size, make_mesh, replicate
 from mlvlab_jax.engine.state import TrainState, create_state
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.metrics.base import make_metrics
@@ -35,6 +36,14 @@ class Experiment:
     state: TrainState
     layout: TrainState
     evaluator: Evaluator
+
+    def observe(self, state: TrainState, measured: Mapping[str, float]) -> TrainState:
+        """The state once its schedule, where one listens, was told what the validation split measured."""
+        if self.optimizer.observe is None:
+            return state
+        value = replicate(np.float32(measured["loss"]), self.mesh)
+        moved = jax.jit(self.optimizer.observe, out_shardings=self.layout.opt_state)(state.opt_state, value)
+        return dataclasses.replace(state, opt_state=moved)
 
 
 class Learner(NamedTuple):
@@ -81,13 +90,24 @@ def make_experiment(config: Config) -> Experiment:
     horizon, model, optimizer = make_learner(config, data.shape, device=mesh.devices.flat[0])
     with_ema = config.training.ema_decay is not None
     state, layout = create_state(
-        model, optimizer, seed=config.seed, with_ema=with_ema, mesh=mesh, rules=config.mesh.rules
+        model,
+        optimizer,
+        seed=config.seed,
+        with_ema=with_ema,
+        mesh=mesh,
+        rules=config.mesh.rules,
+        num_losses=count_losses(config.training),
     )
     check_accumulation(config.training.accumulation_steps, state)
     evaluator = Evaluator(
         model, metrics, config.pipeline, layout=layout, mesh=mesh, batch_size=config.evaluation.batch_size
     )
     return Experiment(data, mesh, horizon, model, optimizer, state, layout, evaluator)
+
+
+def count_losses(training: TrainingConfig) -> int | None:
+    """How many recent losses the state keeps."""
+    return None if training.loss_spikes is None else training.loss_spikes.window
 
 
 def check_accumulation(num_pieces: int, state: TrainState) -> None:

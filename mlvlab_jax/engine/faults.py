@@ -41,11 +41,11 @@ class Plan:
         self._reached: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
-    def next(self, place: str) -> Fault | None:
-        """What happens at this place this time."""
+    def next(self, place: str, at: int | None) -> Fault | None:
+        """What happens at this place this time, or the time `at`."""
         with self._lock:
             self._reached[place] += 1
-            return self._faults.get((place, self._reached[place]))
+            return self._faults.get((place, at or self._reached[place]))
 
 
 def parse_faults(text: str) -> dict[tuple[str, int], Fault]:
@@ -75,10 +75,15 @@ def refuse_outside_tests() -> None:
         raise ConfigError(f"{VARIABLE} is set, which breaks runs on purpose; it is for tests alone; unset it")
 
 
-def strike(place: str) -> str | None:
-    """What a test wants to happen here, if anything; returns the word the place is to make something of."""
+def strike(place: str, *, at: int | None = None) -> str | None:
+    """What a test wants to happen here, if anything; returns the word the place is to make something of.
+
+    Args:
+        place: Where this is.
+        at: Which time it is, where the place has numbers of its own, such as those of steps.
+    """
     plan = _planned()
-    fault = plan.next(place) if plan else None
+    fault = plan.next(place, at) if plan else None
     if fault is None:
         return None
     if fault.action == "signal":

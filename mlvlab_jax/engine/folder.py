@@ -105,7 +105,7 @@ def write_start(
         "seed": config.seed,
         "data": data_identity,
         "data_version": list(data_version),
-        "sessions": [*earlier["sessions"], _describe_session(config)],
+        "sessions": [*earlier["sessions"], describe_session(config)],
     }
     write_json(path, manifest)
     return manifest
@@ -126,7 +126,8 @@ def describe_move(manifest: dict[str, Any]) -> list[str]:
     return [f"now on {now}, before on {before}: the numbers are the same up to rounding, no longer bit for bit"]
 
 
-def _describe_session(config: Config) -> dict[str, Any]:
+def describe_session(config: Config) -> dict[str, Any]:
+    """What manifest.json says of one start of a run: when, by which command, with what and on what."""
     import jax
 
     from mlvlab_jax.engine.mesh import make_mesh
@@ -135,7 +136,7 @@ def _describe_session(config: Config) -> dict[str, Any]:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": {name: _version(name) for name in _RECORDED},
+        "versions": list_versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
@@ -145,6 +146,11 @@ def _describe_session(config: Config) -> dict[str, Any]:
         "git": git._asdict() if git else None,
         "lock": _describe_lock(),
     }
+
+
+def list_versions() -> dict[str, str | None]:
+    """Versions of what a run is made with, by the names of the packages; None of one that is not installed."""
+    return {name: _version(name) for name in _RECORDED}
 
 
 def _describe_lock() -> dict[str, str]:

@@ -25,7 +25,8 @@ class Attempt:
 
     started: in UTC. first_step: updates in the state it began with. step: updates it had handed to the device.
     seconds: by phase. ended: "finished", "stopped early", "interrupted", the name of the error that ended it; None
-    while it goes on, and for ever once it was killed. phase: the last one begun, waiting for input aside.
+    while it goes on, and for ever once it was killed. phase: the last one begun, waiting for input aside. saved: newest
+    step it put on disk, whole; None: not one.
     """
 
     started: datetime.datetime
@@ -34,6 +35,7 @@ class Attempt:
     seconds: Mapping[str, float]
     ended: str | None
     phase: str = "setup"
+    saved: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +100,14 @@ def read_ledger(path: Path) -> list[Attempt]:
 def _parse(tree: Any) -> Attempt:
     started = datetime.datetime.fromisoformat(tree["started"]).astimezone(datetime.UTC)
     seconds = {name: float(value) for name, value in tree["seconds"].items()}
-    # Ledgers of before this was written down go on being read.
-    phase = str(tree.get("phase", "setup"))
-    return Attempt(started, int(tree["first_step"]), int(tree["step"]), seconds, tree["ended"], phase)
+    # Ledgers of before these were written down go on being read.
+    rest = {"phase": str(tree.get("phase", "setup")), "saved": tree.get("saved")}
+    return Attempt(started, int(tree["first_step"]), int(tree["step"]), seconds, tree["ended"], **rest)
+
+
+def find_saved(attempts: Sequence[Attempt]) -> int | None:
+    """The newest step of which a checkpoint was made, whether or not it is still there; None where there was none."""
+    return max((step for each in attempts for step in (each.saved, each.first_step) if step), default=None)
 
 
 class Ledger:
@@ -117,12 +124,13 @@ class Ledger:
         self._started = datetime.datetime.now(datetime.UTC) - age
         self._clock = clock
         self._first_step = self.step = first_step
+        self.saved: int | None = None
         self._earlier = read_ledger(path) if path else []
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644) if path else None
         self._offset = self._start_line(self._fd) if self._fd is not None else 0
         self._width = 0
         self._phase = "setup"
-        self._lock = threading.Lock()  # the heartbeat writes too
+        self._lock = threading.Lock()  # the heartbeat and the thread that seals write too
 
     def attempts(self) -> list[Attempt]:
         """Those before this one, and this one up to now."""
@@ -139,26 +147,26 @@ class Ledger:
 
         A disk that refuses leaves the ledger behind and the run alone.
         """
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             if self._fd is None:
                 return
             line = json.dumps(dataclasses.asdict(self._describe(ended)), default=lambda time: time.isoformat())
             self._width = max(self._width, len(line))  # never shorter than what it covers; JSON allows the spaces
-            with contextlib.suppress(OSError):
-                os.pwrite(self._fd, (line.ljust(self._width) + "\n").encode(), self._offset)
+            os.pwrite(self._fd, (line.ljust(self._width) + "\n").encode(), self._offset)
 
     def close(self, ended: str) -> None:
         """Writes the line for the last time."""
         self.write(ended)
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
 
     def _describe(self, ended: str | None) -> Attempt:
         seconds = self._clock.read()
         del seconds["total"]
         rounded = {phase: round(value, 3) for phase, value in seconds.items()}
-        return Attempt(self._started, self._first_step, self.step, rounded, ended, self._phase)
+        return Attempt(self._started, self._first_step, self.step, rounded, ended, self._phase, self.saved)
 
     @staticmethod
     def _start_line(fd: int) -> int:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from mlvlab_jax.files import sha256_file, write_json
 
 NAME = "integrity.json"
+#: Raised with every change to what lies in a checkpoint that an older version would read wrongly.
 _FORMAT = 1
+_MISSING = "missing; the save was cut off"
 _NUM_THREADS, _SHOWN = 8, 5
 
 
@@ -29,20 +31,48 @@ def seal(folder: Path) -> None:
 
 def find_damage(folder: Path) -> list[str]:
     """What is not as it was sealed, a line each with the file's path below `folder`; empty where all is as it was."""
-    path = folder / NAME
-    if not path.is_file():
-        return [f"{NAME}: missing; the save was cut off"]
     try:
-        sealed = json.loads(path.read_bytes())
+        sealed = _read_seal(folder / NAME)
+        if isinstance(sealed, str):
+            return [f"{NAME}: {sealed}"]
+        if sealed["format"] > _FORMAT:
+            return [f"{NAME}: {_describe_newer(sealed)}"]
         recorded = {name: FileRecord(*record) for name, record in sealed["files"].items()}
-        whole = sealed.pop("sha256") == _digest(sealed)
+        return [*_compare(recorded, measure_files(folder))]
+    except OSError as error:
+        place = Path(error.filename).relative_to(folder) if error.filename else "."
+        return [f"{place}: cannot be read: {error.strerror or error}"]
+
+
+def find_newer(folder: Path) -> str | None:
+    """That what is sealed is of a format that is not known yet, in words; None where it is known, or damaged."""
+    try:
+        sealed = _read_seal(folder / NAME)
+    except OSError:
+        return None
+    return _describe_newer(sealed) if isinstance(sealed, dict) and sealed["format"] > _FORMAT else None
+
+
+def is_cut_off(damage: list[str]) -> bool:
+    """Whether `find_damage` found a folder that was never sealed."""
+    return damage == [f"{NAME}: {_MISSING}"]
+
+
+def _read_seal(path: Path) -> dict[str, Any] | str:
+    """What integrity.json holds, or what is wrong with it."""
+    if not path.is_file():
+        return _MISSING
+    data = path.read_bytes()
+    try:
+        sealed = json.loads(data)
+        whole = sealed.pop("sha256") == _digest(sealed) and data.endswith(b"\n")
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
-    if not whole:
-        return [f"{NAME}: damaged itself"]
-    if sealed["format"] > _FORMAT:
-        return [f"{NAME}: format {sealed['format']}, newer than the {_FORMAT} known here; upgrade mlvlab_jax"]
-    return [*_compare(recorded, measure_files(folder))]
+    return sealed if whole else "damaged itself"
+
+
+def _describe_newer(sealed: Mapping[str, Any]) -> str:
+    return f"written by a newer mlvlab_jax, format {sealed['format']}; known here is {_FORMAT}; upgrade mlvlab_jax"
 
 
 def summarise(damage: list[str]) -> str:

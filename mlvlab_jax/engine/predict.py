@@ -74,9 +74,17 @@ class Predictor:
         )
 
     def __call__(
-        self, variables: Variables, split: Split, *, on_bad: Callable[[Sequence[BadExample]], None]
+        self,
+        variables: Variables,
+        split: Split,
+        *,
+        on_bad: Callable[[Sequence[BadExample]], None],
+        between: Callable[[], None] = lambda: None,
     ) -> Outputs:
-        """Outputs for all readable examples of `split`, the same in every process; `on_bad` is told of the others."""
+        """Outputs for all readable examples of `split`, the same in every process; `on_bad` is told of the others.
+
+        `between` is called after each batch, and may raise to break off.
+        """
         batches = eval_stream(
             split,
             batch_size=self._batch_size,
@@ -88,6 +96,7 @@ class Predictor:
         pending: deque[dict[str, jax.Array]] = deque()
         for batch in double_buffer(batches, self._sharding):
             pending.append(self._step(variables, batch))
+            between()
             if len(pending) > _AHEAD:
                 done.append(_fetch(pending.popleft()))
         done += map(_fetch, pending)

@@ -1,13 +1,11 @@
 """What a run knows beside its arrays: saved with them, so that a resumed run logs the same numbers."""
 
 import dataclasses
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from mlvlab_jax.engine.step import SCALARS
-from mlvlab_jax.errors import NonFiniteError
 from mlvlab_jax.metrics.stopping import EarlyStopping
 
 
@@ -43,15 +41,19 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Updates made, early stopping, the open window, and the newest metrics by name.
+    """Batches taken, early stopping, the open window, and the newest metrics by name.
 
-    examples: `append_batch` of all batches whose scalars have been read, in their order.
+    skipped: the steps whose update was left out: one of the `step` batches each, and none of the updates that the state
+    counts. evaluated: the step of the newest evaluation on the validation split, 0 before the first. examples:
+    `append_batch` of all batches whose scalars have been read, in their order.
     """
 
     step: int = 0
     stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     window: Window = dataclasses.field(default_factory=Window)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    skipped: tuple[int, ...] = ()
+    evaluated: int = 0
     examples: int = 0
 
     def to_tree(self) -> dict[str, Any]:
@@ -62,8 +64,17 @@ class Progress:
     def from_tree(cls, tree: dict[str, Any]) -> "Progress":
         """The inverse of `to_tree`."""
         stopping, window = EarlyStopping(**tree["stopping"]), Window(**tree["window"])
-        # A run that was begun before this was kept goes on, with the digest of the rest.
-        return cls(tree["step"], stopping, window, tree["metrics"], tree.get("examples", 0))
+        # A run that was begun before these were kept goes on.
+        skipped, evaluated = tuple(tree.get("skipped", ())), tree.get("evaluated", tree["step"])
+        rest = {"skipped": skipped, "evaluated": evaluated, "examples": tree.get("examples", 0)}
+        return cls(tree["step"], stopping, window, tree["metrics"], **rest)
+
+
+class StepScalars(NamedTuple):
+    """What a step reported. scalars: by the names of `SCALARS`."""
+
+    step: int
+    scalars: dict[str, float]
 
 
 class LateMetrics:
@@ -72,38 +83,27 @@ class LateMetrics:
     def __init__(self) -> None:
         self._pending: tuple[int, jax.Array] | None = None
 
-    def push(self, step: int, scalars: jax.Array) -> list[dict[str, float]]:
+    def push(self, step: int, scalars: jax.Array) -> list[StepScalars]:
         """Takes the scalars of the steps up to `step`, float32 (steps, n) or (n), n in the order of `SCALARS`.
 
         Returns:
             Those of the steps of the dispatch before.
-
-        Raises:
-            NonFiniteError: One of these had a loss or gradient that is not finite.
         """
         scalars.copy_to_host_async()
         ready = self.drain()
         self._pending = (step, scalars)
         return ready
 
-    def drain(self) -> list[dict[str, float]]:
-        """Waits for the newest scalars and gives them, a dict a step."""
+    def drain(self) -> list[StepScalars]:
+        """Waits for the newest scalars and gives them."""
         if self._pending is None:
             return []
         last, scalars = self._pending
         self._pending = None
         rows = jax.device_get(scalars).reshape(-1, len(SCALARS)).tolist()
-        steps = [dict(zip(SCALARS, row, strict=True)) for row in rows]
-        for step, values in enumerate(steps, start=last + 1 - len(steps)):
-            _check_finite(step, values)
-        return steps
+        named = (dict(zip(SCALARS, row, strict=True)) for row in rows)
+        return [StepScalars(step, values) for step, values in enumerate(named, start=last + 1 - len(rows))]
 
-
-def _check_finite(step: int, values: dict[str, float]) -> None:
-    for name in ("loss_sum", "grad_norm"):
-        if not math.isfinite(values[name]):
-            raise NonFiniteError(
-                f"step {step}: {name} is {values[name]}; expected a finite number; nothing after the last "
-                "checkpoint was saved; lower training.learning_rate or set training.gradient_clip_norm",
-                path="training.learning_rate",
-            )
+    def forget(self) -> None:
+        """Leaves the newest scalars unread."""
+        self._pending = None

@@ -12,7 +12,8 @@ from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.examples import append_batch
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.mesh import fetch, replicated
-from mlvlab_jax.engine.progress import Progress, Window
+from mlvlab_jax.engine.progress import Progress, StepScalars, Window
+from mlvlab_jax.engine.skipping import guards
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import augment_batch
 from mlvlab_jax.engine.telemetry import Rate
@@ -34,8 +35,10 @@ class Reporter:
         self._rate = Rate(attempt.clock)
         self._utilization = Utilization(experiment, batch_size=config.training.batch_size)
 
-    def start(self, state: TrainState, *, first_step: int, tags: Mapping[str, str]) -> None:
-        """Says what is run, from which step on, and what made it."""
+    def start(
+        self, state: TrainState, *, first_step: int, tags: Mapping[str, str], evaluates_first: bool = False
+    ) -> None:
+        """Says what is run, from which step on, whether that is to be evaluated first, and what made it."""
         from clu import parameter_overview
 
         params = state.variables.params
@@ -48,6 +51,7 @@ class Reporter:
             hparams=flatten(to_tree(self._config)),
             texts={"config": to_yaml(self._config), "parameters": table},
             tags=tags,
+            evaluates_first=evaluates_first,
         )
         self._tracker.start(info)
 
@@ -59,13 +63,14 @@ class Reporter:
         )
         self._tracker.images(1, {"train/first_batch": jax.device_get(show(state.key, batch))})
 
-    def count(self, progress: Progress, finished: Sequence[dict[str, float]]) -> Progress:
-        """Adds the scalars of finished steps to the window and shows the last loss."""
+    def count(self, progress: Progress, finished: Sequence[StepScalars]) -> Progress:
+        """Adds the scalars of finished steps to the window, but for updates left out, and shows the last loss."""
         if not finished:
             return progress
         window, examples = progress.window, progress.examples
-        for scalars in finished:
-            window, examples = window.add(scalars), append_batch(examples, scalars["examples"])
+        for _, scalars in finished:
+            window = window.add(scalars) if scalars["applied"] else window
+            examples = append_batch(examples, scalars["examples"])
         self._rate.arrive(window.num_examples - progress.window.num_examples, num_steps=len(finished))
         self._tracker.progress(progress.step, scalars["loss_sum"] / scalars["num_examples"])
         return dataclasses.replace(progress, window=window, examples=examples)
@@ -76,6 +81,8 @@ class Reporter:
             return progress
         epoch = progress.step / self._experiment.horizon.steps_per_epoch
         values = {**progress.window.means(), "epoch": epoch, **self._read_speed()}
+        if guards(self._config.training) or progress.skipped:
+            values["train/skipped"] = float(len(progress.skipped))
         progress = self._report(progress, progress.step, values)
         return dataclasses.replace(progress, window=Window())
 
@@ -114,6 +121,7 @@ class Reporter:
             "steps": progress.step,
             "num_params": count_elements(state.variables.params),
             "num_bad_examples": num_bad,
+            "skipped_steps": list(progress.skipped),
             "best": best,
             "last": {"step": progress.step} | measured_of(progress.metrics),
             **self._attempt.describe(),
@@ -121,6 +129,7 @@ class Reporter:
 
     def _report(self, progress: Progress, step: int, values: dict[str, float]) -> Progress:
         self._tracker.scalars(step, values)
+        self._attempt.metrics = {**self._attempt.metrics, **values}
         return dataclasses.replace(progress, metrics=progress.metrics | measured_of(values))
 
 

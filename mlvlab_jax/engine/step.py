@@ -17,6 +17,7 @@ from mlvlab_jax.engine.compiling import CompileOptions
 from mlvlab_jax.engine.examples import digest_batch
 from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.skipping import describe_gradients, guards, keep_good
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import Optimizer
@@ -24,7 +25,10 @@ from mlvlab_jax.types import Tree
 
 Scalars = dict[str, jax.Array]
 #: Names of what a step reports.
-SCALARS = ("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate", "examples")
+SCALARS = (
+    *("loss_sum", "num_correct", "num_examples", "grad_norm", "learning_rate"),
+    *("examples", "num_bad_grads", "first_bad_grad", "applied"),
+)
 TrainStep = Callable[[TrainState, Tree], tuple[TrainState, Scalars]]
 
 _AUGMENT_STREAM, _DROPOUT_STREAM = 0, 1
@@ -45,12 +49,22 @@ def _augment_key(key_data: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(key_data), _AUGMENT_STREAM)
 
 
-def _make_examples(key_data: jax.Array, batch: Tree, pipeline: PipelineConfig) -> Tree:
+def make_examples(key_data: jax.Array, batch: Tree, pipeline: PipelineConfig) -> Tree:
     """What the network and the loss see: image, label and mask, and a second label where examples are mixed."""
     image = normalize(augment_batch(key_data, batch, pipeline.augment), pipeline)
     example_id, epoch, key = batch["example_id"], batch["epoch"], _augment_key(key_data)
     examples = erase_and_mix(image, batch["label"], example_id, epoch, key, pipeline.augment)
     return examples | {"mask": batch["mask"]}
+
+
+def make_dropout_key(state: TrainState) -> jax.Array:
+    """Of the update that `state` is the start of; each piece of the batch folds its number into it."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), _DROPOUT_STREAM), state.step)
+
+
+def take_piece(examples: Tree, index: int, *, num_pieces: int) -> Tree:
+    """Every `num_pieces`-th of the examples, from number `index` on: of all devices the same share."""
+    return jax.tree.map(lambda x: x.reshape(-1, num_pieces, *x.shape[1:])[:, index], examples)
 
 
 def make_train_step(
@@ -59,25 +73,27 @@ def make_train_step(
     """The update as a pure function (state, batch) -> (state, scalars).
 
     The scalars are sums over the batch (loss_sum, num_correct, num_examples), the update's grad_norm and
-    learning_rate, and the `digest_batch` of its examples. Of a mixed example the label with more weight is the correct
-    one.
+    learning_rate, the `digest_batch` of its examples, how many parameters have a gradient that is not finite and which
+    is the first, and whether the update was applied (1.0) or left out (0.0), which changes nothing of the state. Of a
+    mixed example the label with more weight is the correct one.
     """
 
     def train_step(state: TrainState, batch: Tree) -> tuple[TrainState, Scalars]:
-        key = jax.random.wrap_key_data(state.key)
-        dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_STREAM), state.step)
-        examples = _make_examples(state.key, batch, pipeline)
-        grads, model_state, sums = _accumulate(model, training, state.variables, examples, dropout_key)
+        examples, key = make_examples(state.key, batch, pipeline), make_dropout_key(state)
+        grads, model_state, sums = _accumulate(model, training, state.variables, examples, key)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.variables.params)
         variables = Variables(optax.apply_updates(state.variables.params, updates), model_state)
-        scalars = sums | {
-            "grad_norm": optax.tree.norm(grads),
+        scalars = sums | describe_gradients(grads)
+        scalars |= {
             "learning_rate": optimizer.learning_rate(state.step, state.opt_state),
             "examples": digest_batch(batch["example_id"], batch["epoch"]),
         }
         ema = _average(state.ema, variables, state.step, training.ema_decay)
-        state = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
-        return state, scalars
+        new = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
+        applied = jnp.float32(1)
+        if guards(training):
+            new, applied = keep_good(training, state, new, updates, scalars)
+        return new, scalars | {"applied": applied}
 
     return train_step
 
@@ -89,14 +105,14 @@ def _accumulate(
 
     def loss_sum(params: Tree, piece: Tree, piece_key: jax.Array) -> tuple[jax.Array, tuple[Tree, Scalars]]:
         logits, state = model.apply(Variables(params, variables.state), piece["image"], piece_key, True)
-        loss, count = _loss(logits, piece, training.label_smoothing)
+        loss, count = compute_loss(logits, piece, training.label_smoothing)
         correct = (is_correct(logits, piece["label"]) * piece["mask"]).sum()
         return loss, (state, {"loss_sum": loss, "num_correct": correct, "num_examples": count})
 
     num_pieces = training.accumulation_steps
 
     def of_piece(index: int) -> tuple[Tree, tuple[Tree, Scalars]]:
-        piece = jax.tree.map(lambda x: x.reshape(-1, num_pieces, *x.shape[1:])[:, index], examples)
+        piece = take_piece(examples, index, num_pieces=num_pieces)
         return jax.grad(loss_sum, has_aux=True)(variables.params, piece, jax.random.fold_in(key, index))
 
     # Unrolled: a convolution inside a compiled loop is many times slower on CPU.
@@ -107,7 +123,14 @@ def _accumulate(
     return jax.tree.map(lambda g: g / sums["num_examples"], grads), state, sums
 
 
-def _loss(logits: jax.Array, piece: Tree, smoothing: float) -> tuple[jax.Array, jax.Array]:
+def compute_loss(logits: jax.Array, piece: Tree, smoothing: float) -> tuple[jax.Array, jax.Array]:
+    """Sum of the losses of a piece of a batch, in nats, and how many examples it is of.
+
+    Args:
+        logits: float32 (b k).
+        piece: As of `make_examples`, or a part of it.
+        smoothing: `training.label_smoothing`.
+    """
     if "other_label" not in piece:
         return cross_entropy(logits, piece["label"], piece["mask"], smoothing=smoothing)
     labels = (piece["label"], piece["other_label"], piece["label_weight"])

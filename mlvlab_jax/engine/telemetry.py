@@ -33,6 +33,7 @@ class PhaseClock:
         self._origin = self._started = time.perf_counter()
         self._stack = ["setup"]
         self._thread = threading.get_ident()
+        self._failed: tuple[int, str] | None = None
 
     @property
     def now(self) -> str:
@@ -49,14 +50,26 @@ class PhaseClock:
         try:
             strike(name)
             yield
+        except BaseException as error:
+            if self._failed is None or self._failed[0] != id(error):
+                self._failed = id(error), name
+            raise
         finally:
             self._book()
             self._stack.pop()
             self.turns += 1
 
+    def find_phase(self, error: BaseException) -> str:
+        """The innermost phase that `error` ended, or the one now where it has ended none."""
+        return self._failed[1] if self._failed is not None and self._failed[0] == id(error) else self.now
+
     def move(self, seconds: float, *, to: str) -> None:
-        """Books the last `seconds` under `to` in place of the phase now; nothing from a thread beside the run."""
+        """Books the last `seconds` under `to` in place of the phase now; nothing from a thread beside the run.
+
+        Never more than this stretch of the phase has lasted: who measured them may go by a clock that is set.
+        """
         if threading.get_ident() == self._thread:
+            seconds = min(max(0.0, seconds), time.perf_counter() - self._started)
             self._seconds[self._stack[-1]] -= seconds
             self._seconds[to] += seconds
 

@@ -17,11 +17,12 @@ from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import AheadOfTime, CompileOptions, describe_arrays
 from mlvlab_jax.engine.dispatch import Dispatch, divide, make_due
 from mlvlab_jax.engine.experiment import Experiment
+from mlvlab_jax.engine.faults import strike
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.shard import process_shard
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import TrainStep, compile_train_step, make_train_step, stack_scalars
-from mlvlab_jax.types import Tree
+from mlvlab_jax.types import HostBatch, Tree
 
 OnBad = Callable[[Sequence[BadExample]], None]
 
@@ -37,6 +38,9 @@ class Updates(Protocol):
 
     def first_batch(self, batch: Tree) -> Tree:
         """The batch of the first update, on the devices, given what the first dispatch takes."""
+
+    def await_program(self, batch: Tree) -> None:
+        """Returns once the program that takes `batch` is compiled, or could not be, as the update then says."""
 
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """The new state and the updates' scalars, float32 in the order of `SCALARS`, a row each where several."""
@@ -74,7 +78,11 @@ class Streamed:
             readers=Readers.of(self._config.pipeline),
             on_bad=self._on_bad,
         )
-        return double_buffer(stream, batch_sharding(self._experiment.mesh))
+        return double_buffer(_spoil(stream, done), batch_sharding(self._experiment.mesh))
+
+    def await_program(self, batch: Tree) -> None:
+        """There is one."""
+        self._step.wait()
 
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """One update."""
@@ -83,6 +91,17 @@ class Streamed:
     def first_batch(self, batch: Tree) -> Tree:
         """It is already there."""
         return batch
+
+
+def _spoil(stream: Iterator[HostBatch], done: int) -> Iterator[HostBatch]:
+    """The batches after the first `done`, but for what a test wants of some: "nan" a loss, "labels" that are wrong."""
+    for step, batch in enumerate(stream, start=done + 1):
+        word = strike("batch", at=step)
+        if word == "nan":
+            batch["mask"] = batch["mask"] * np.float32(np.nan)
+        elif word == "labels":
+            batch["label"] = np.roll(batch["label"], 1, axis=0)
+        yield batch
 
 
 class Held:
@@ -144,6 +163,10 @@ class Held:
             arguments = (describe_arrays(self._experiment.state), describe_arrays(self._held), choices)
             self._programs[num_updates] = AheadOfTime(self._many, arguments)
         return self._programs[num_updates]
+
+    def await_program(self, batch: Tree) -> None:
+        """That for so many updates."""
+        self._program(len(batch["epoch"])).wait()
 
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """The updates of one dispatch."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from mlvlab_jax.engine.peers import LAST_S, sign_path
 from mlvlab_jax.engine.telemetry import PhaseClock
 from mlvlab_jax.errors import JoinError
 
@@ -81,7 +82,7 @@ class Watchdog:
             self._path(self._index).write_text(json.dumps(sign))
 
     def _path(self, index: int) -> Path:
-        return self._workdir / "alive" / f"{index}.json"
+        return sign_path(self._workdir, index)
 
     def _give_up(self, sign: Sign) -> None:
         path = self._workdir / f"hang-{self._index}.txt"
@@ -99,6 +100,8 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
+        if self._index == 0 and self._count > 1:
+            time.sleep(LAST_S)
         self._end(JoinError.exit_code)
 
     def _describe_others(self, own: Sign) -> list[str]:

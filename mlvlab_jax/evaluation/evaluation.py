@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def evaluate_variables(
     step: int,
     checkpoint: str,
     slices: Sequence[str] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluates a model on a split of an experiment's data.
 
@@ -98,6 +99,7 @@ def evaluate_variables(
         step: Updates that made `variables`.
         checkpoint: What was asked for: "best", "last" or a step.
         slices: Columns to slice by; None takes all with few values.
+        between: Called after each batch; may raise to break off.
 
     Raises:
         ConfigError: There is no such column, or examples have several labels each.
@@ -111,7 +113,7 @@ def evaluate_variables(
     chosen = choose_columns(columns, slices)
     tuned = splits.get("validation") if split != "validation" else None
     used = [splits[split]] if tuned is None else [splits[split], tuned]
-    outputs = _predict(variables, used, config=config, experiment=experiment)
+    outputs = _predict(variables, used, config=config, experiment=experiment, between=between)
     config_hash, names = compute_hash(config), experiment.data.class_names
     predictions, *validation = (
         _to_predictions(*pair, class_names=names, step=step, config_hash=config_hash)
@@ -137,7 +139,14 @@ def evaluate_variables(
     )
 
 
-def _predict(variables: Variables, used: Sequence[Split], *, config: Config, experiment: Experiment) -> list[Outputs]:
+def _predict(
+    variables: Variables,
+    used: Sequence[Split],
+    *,
+    config: Config,
+    experiment: Experiment,
+    between: Callable[[], None],
+) -> list[Outputs]:
     """Outputs for each split, by one program."""
     predictor = Predictor(
         experiment.model,
@@ -148,7 +157,7 @@ def _predict(variables: Variables, used: Sequence[Split], *, config: Config, exp
     )
     sizes = {split.name: len(split) for split in used}
     quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
-    return [predictor(variables, split, on_bad=quarantine.add) for split in used]
+    return [predictor(variables, split, on_bad=quarantine.add, between=between) for split in used]
 
 
 def _measure_images(split: Split, outputs: Outputs) -> dict[str, np.ndarray]:
@@ -188,6 +197,12 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
             write_atomic(folder / "mistakes" / f"{index}.png", make_thumbnail(image))
         write_predictions(folder / "predictions.parquet", evaluation.predictions)
         write_atomic(folder / "evaluation.json", (json.dumps(evaluation.to_tree(), allow_nan=False) + "\n").encode())
+
+
+def is_evaluated(workdir: Path, step: int) -> bool:
+    """Whether the run in `workdir` holds an evaluation of its best checkpoint, that of `step`."""
+    paths = (workdir / "evaluation" / split / "evaluation.json" for split in ("test", "validation"))
+    return any(path.is_file() and json.loads(path.read_text())["step"] == step for path in paths)
 
 
 def evaluation_folder(workdir: Path, evaluation: Evaluation) -> Path:

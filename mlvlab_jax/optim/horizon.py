@@ -8,7 +8,7 @@ from mlvlab_jax.config.schema import EvaluationConfig, TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class Horizon:
-    """The length of a run in steps; "step k" is the state after k updates."""
+    """The length of a run in steps; "step k" is the state after k batches."""
 
     num_steps: int
     steps_per_epoch: float

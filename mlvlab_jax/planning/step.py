@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.shape import DataShape
-from mlvlab_jax.engine.experiment import Learner, check_accumulation, make_learner
+from mlvlab_jax.engine.experiment import Learner, check_accumulation, count_losses, make_learner
 from mlvlab_jax.engine.flops import count_flops
 from mlvlab_jax.engine.mesh import batch_sharding, check_batch_size, make_mesh
 from mlvlab_jax.engine.state import TrainState, describe_state
@@ -75,7 +75,12 @@ def compile_step(config: Config, shape: DataShape, devices: Sequence[Any]) -> Co
     learner = make_learner(config, shape, device=devices[0])
     with_ema = training.ema_decay is not None
     state, layout = describe_state(
-        learner.model, learner.optimizer, with_ema=with_ema, mesh=mesh, rules=config.mesh.rules
+        learner.model,
+        learner.optimizer,
+        with_ema=with_ema,
+        mesh=mesh,
+        rules=config.mesh.rules,
+        num_losses=count_losses(training),
     )
     check_accumulation(training.accumulation_steps, state)
     batch = describe_batch(training.batch_size, shape)

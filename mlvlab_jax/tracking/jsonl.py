@@ -35,7 +35,7 @@ class JsonlTracker:
     def start(self, info: RunInfo) -> None:
         """Drops records the resumed run will write again: later steps, and the test at the end."""
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines(keepends=True) if _stays(line, info.first_step)]
+            kept = [line for line in self._path.read_text().splitlines(keepends=True) if _stays(line, info)]
             write_atomic(self._path, "".join(kept).encode())
         self._file = LastingFile(self._path)
 
@@ -66,9 +66,10 @@ class JsonlTracker:
             file.close()
 
 
-def _stays(line: str, first_step: int) -> bool:
+def _stays(line: str, info: RunInfo) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
         return False
-    return record["step"] <= first_step and not any(name.startswith("test/") for name in record)
+    again = ("test/", "validation/") if info.evaluates_first and record["step"] == info.first_step else ("test/",)
+    return record["step"] <= info.first_step and not any(name.startswith(again) for name in record)

@@ -1,8 +1,10 @@
-"""Meshes of fewer devices than there are."""
+"""Meshes of fewer devices than there are; faults in this process."""
 
 import jax
 import numpy as np
 import pytest
+
+from mlvlab_jax.engine import faults
 
 
 @pytest.fixture
@@ -18,3 +20,16 @@ def on_devices(monkeypatch):
         monkeypatch.setattr("mlvlab_jax.engine.mesh.jax.make_mesh", make_mesh)
 
     return limit
+
+
+@pytest.fixture
+def plan_faults(monkeypatch):
+    """Puts faults into this process, until the test ends."""
+
+    def plan(text):
+        monkeypatch.setenv(faults.VARIABLE, text)
+        faults._planned.cache_clear()
+
+    yield plan
+    monkeypatch.undo()
+    faults._planned.cache_clear()

@@ -1,6 +1,6 @@
 import math
 
-from mlvlab_jax.engine.checkpoint import Rank
+from mlvlab_jax.engine.retention import Rank
 
 
 def test_checkpoints_rank_by_value_then_the_earliest():

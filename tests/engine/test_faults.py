@@ -14,17 +14,6 @@ from mlvlab_jax.errors import ConfigError
 from tests.conftest import ROOT
 
 
-@pytest.fixture
-def plan(monkeypatch):
-    def make(text):
-        monkeypatch.setenv(faults.VARIABLE, text)
-        faults._planned.cache_clear()
-
-    yield make
-    monkeypatch.undo()
-    faults._planned.cache_clear()
-
-
 def test_the_variable_lists_places_times_and_what_happens():
     read = parse_faults("evaluate:2=signal:TERM,batch:7=do:nan,")
     assert read == {("evaluate", 2): Fault("signal", "TERM"), ("batch", 7): Fault("do", "nan")}
@@ -33,8 +22,8 @@ def test_the_variable_lists_places_times_and_what_happens():
             parse_faults(wrong)
 
 
-def test_a_fault_strikes_once_when_its_place_is_reached_that_often(plan):
-    plan("save:2=error:ENOSPC,batch:1=do:nan")
+def test_a_fault_strikes_once_when_its_place_is_reached_that_often(plan_faults):
+    plan_faults("save:2=error:ENOSPC,batch:1=do:nan")
     assert strike("batch") == "nan"
     assert strike("batch") is None
     assert strike("save") is None
@@ -43,8 +32,13 @@ def test_a_fault_strikes_once_when_its_place_is_reached_that_often(plan):
     assert strike("save") is None
 
 
-def test_a_phase_is_a_place_as_it_begins_and_is_left_again(plan):
-    plan("evaluate:1=signal:USR1,checkpoint:1=error:EROFS")
+def test_a_place_may_have_numbers_of_its_own(plan_faults):
+    plan_faults("batch:7=do:nan")
+    assert [strike("batch", at=step) for step in (6, 7, 8, 7)] == [None, "nan", None, "nan"]
+
+
+def test_a_phase_is_a_place_as_it_begins_and_is_left_again(plan_faults):
+    plan_faults("evaluate:1=signal:USR1,checkpoint:1=error:EROFS")
     heard = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(clock.now))
     try:
@@ -59,8 +53,8 @@ def test_a_phase_is_a_place_as_it_begins_and_is_left_again(plan):
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_threads_count_together(plan):
-    plan("batch:500=do:nan")
+def test_threads_count_together(plan_faults):
+    plan_faults("batch:500=do:nan")
     struck = []
     threads = [
         threading.Thread(target=lambda: struck.extend(filter(None, (strike("batch") for _ in range(200)))))

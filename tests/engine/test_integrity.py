@@ -67,7 +67,9 @@ def test_a_newer_format_is_no_damage_but_cannot_be_read(sealed, monkeypatch):
     seal(sealed)
     monkeypatch.undo()
     assert json.loads((sealed / NAME).read_text())["format"] == 2
-    assert find_damage(sealed) == ["integrity.json: format 2, newer than the 1 known here; upgrade mlvlab_jax"]
+    assert find_damage(sealed) == [
+        "integrity.json: written by a newer mlvlab_jax, format 2; known here is 1; upgrade mlvlab_jax"
+    ]
 
 
 def test_a_long_list_is_cut():

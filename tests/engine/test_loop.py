@@ -132,7 +132,7 @@ def test_patience_ends_the_run_and_a_second_start_does_not_go_on(tmp_path):
 
 def test_a_lost_loss_ends_the_run_and_is_never_saved(tmp_path, tracker):
     config = tiny_config(training={"learning_rate": 1e30}, optimizer={"name": "sgd"})
-    with pytest.raises(NonFiniteError, match=r"step \d+: (loss_sum|grad_norm) is (nan|inf).*learning_rate"):
+    with pytest.raises(NonFiniteError, match=r"step \d+: the loss is .*not finite.*learning_rate"):
         run(config, workdir=tmp_path, tracker=tracker)
     assert tracker.finished == 1
     with CheckpointStore(tmp_path / "checkpoints", config.checkpoint, mode="min") as store:

@@ -1,17 +1,20 @@
 """A run goes on from its newest intact checkpoint, and ends as if nothing had happened."""
 
+import random
 import shutil
+from pathlib import Path
 
 import pytest
 
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
-from mlvlab_jax.engine.integrity import NAME, find_damage
+from mlvlab_jax.engine.integrity import NAME, find_damage, seal
 from mlvlab_jax.engine.loop import run
 from mlvlab_jax.engine.recovery import list_steps, recover
-from mlvlab_jax.errors import CheckpointError
+from mlvlab_jax.errors import CheckpointError, DiskError
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import RecordingTracker, tiny_config
+from tests.engine.disks import ReadOnly, broken, small_disk
 from tests.engine.test_integrity import flip
 
 CONFIG = tiny_config(checkpoint={"every_steps": 4})
@@ -100,11 +103,133 @@ def test_where_none_is_intact_nothing_is_moved_and_nothing_started_afresh(copy):
     assert not (copy / "quarantine").exists()
 
 
+def make_every(change):
+    def damage(folder):
+        for step in list_steps(folder):
+            change(folder / str(step))
+
+    return damage
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (
+            shutil.rmtree,
+            "no checkpoint is there, though goodput.jsonl says that step 10 was saved; bring the files back",
+        ),
+        (empty, "no checkpoint is there, though goodput.jsonl says that step 10 was saved; bring the files back"),
+        (make_every(shutil.rmtree), "no checkpoint is there, though goodput.jsonl says that step 10 was saved; bring"),
+        (
+            make_every(empty),
+            "no checkpoint is intact:\n  step 10: integrity.json: missing; the save was cut off\n  step 8: int",
+        ),
+        (
+            make_every(lambda step: (step / NAME).unlink()),
+            "no checkpoint is intact:\n  step 10: integrity.json: missing",
+        ),
+        (make_every(lambda step: shutil.rmtree(step / "state")), "no checkpoint is intact:\n  step 10: state/"),
+        (
+            make_every(lambda step: step.rename(f"{step}.bak")),
+            "that step 10 was saved; what lies there: 10.bak; 5.bak; 8.bak; br",
+        ),
+        (
+            make_every(lambda step: step.rename(f"{step}.orbax-checkpoint-tmp")),
+            "no checkpoint is there, though goodput.jsonl says that step 10 was saved; bring",
+        ),
+    ],
+)
+def test_what_was_saved_and_is_gone_is_never_silently_begun_anew(damage, expected, copy):
+    damage(copy / "checkpoints")
+    with pytest.raises(CheckpointError) as error:
+        recover(copy / "checkpoints", pytest.fail)
+    assert expected in str(error.value)
+    assert error.value.exit_code == 66
+    assert not (copy / "quarantine").exists()
+
+
+def test_a_first_save_that_was_cut_off_is_put_aside_and_the_run_begins_anew(copy):
+    folder, ledger = copy / "checkpoints", copy / "goodput.jsonl"
+    for step in list_steps(folder)[:-1]:
+        shutil.rmtree(folder / str(step))
+    (folder / "10" / NAME).unlink()
+    ledger.write_text(ledger.read_text().replace('"saved": 10', '"saved": null'))
+    told = []
+    assert recover(folder, told.append) is None
+    assert told[0].startswith("checkpoint 10 is damaged: integrity.json: missing; the save was cut off; moved to ")
+    assert told[0].endswith("quarantine/10, nothing was saved before it")
+
+
+def test_a_newer_format_is_neither_damaged_nor_passed_over(copy, monkeypatch):
+    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 2)
+    seal(copy / "checkpoints" / "10")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="10: written by a newer mlvlab_jax, format 2; known here is 1; upgrade"):
+        recover(copy / "checkpoints", pytest.fail)
+    assert list_steps(copy / "checkpoints")[-1] == 10
+
+
+def test_what_is_no_checkpoint_is_left_alone_and_named_once(copy):
+    folder = copy / "checkpoints"
+    (folder / "notes.txt").write_text("mine")
+    for name in ("007", "8.bak", "of others"):
+        (folder / name).mkdir()
+    told = []
+    assert recover(folder, told.append) == 10
+    assert told == [f"{folder}: left alone, as they are no checkpoints: 007; 8.bak; notes.txt; of others"]
+    tracker = NotingTracker()
+    run(CONFIG, workdir=copy, tracker=tracker)
+    assert tracker.info.first_step == 10
+    assert len([text for text in tracker.notes if "left alone" in text]) == 1
+    assert {path.name for path in folder.iterdir()} >= {"007", "8.bak", "notes.txt", "of others"}
+
+
 def test_a_folder_without_checkpoints_starts_at_the_beginning(tmp_path):
     assert recover(tmp_path / "none", pytest.fail) is None
     (tmp_path / "notes").mkdir()
     (tmp_path / "5").write_text("a file")
-    assert recover(tmp_path, pytest.fail) is None
+    assert recover(tmp_path, lambda text: None) is None
+
+
+def test_a_damaged_step_that_cannot_be_moved_away_ends_with_74(copy):
+    with small_disk(copy / "mounted") as disk:
+        folder = shutil.copytree(copy / "checkpoints", disk / "checkpoints")
+        (folder / "10" / NAME).unlink()
+        with broken(ReadOnly(), disk), pytest.raises(DiskError, match="cannot be moved to .*: Read-only file system"):
+            recover(folder, pytest.fail)
+
+
+TRUNCATED = [lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_bytes(b""), Path.unlink]
+
+
+@pytest.mark.parametrize("change", TRUNCATED, ids=["shorter", "empty", "removed"])
+def test_any_file_that_is_cut_or_gone_is_found(change, stopped, tmp_path):
+    source = stopped[0] / "checkpoints" / "10"
+    for number, path in enumerate(files_of(source)):
+        if not path.stat().st_size and change is not Path.unlink:
+            continue
+        folder = shutil.copytree(source, tmp_path / str(number))
+        change(folder / path.relative_to(source))
+        assert find_damage(folder), path
+
+
+@pytest.mark.parametrize("bits", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_any_bit_of_any_file_is_found(bits, stopped, tmp_path):
+    folder = shutil.copytree(stopped[0] / "checkpoints" / "10", tmp_path / "10")
+    found = total = 0
+    for path in files_of(folder):
+        whole = path.read_bytes()
+        for bit in random.Random(path.name).sample(range(8 * len(whole)), bits if whole else 0):
+            flip(path, bit)
+            found, total = found + bool(find_damage(folder)), total + 1
+            path.write_bytes(whole)
+    assert found == total >= 8 * bits
+    assert find_damage(folder) == []
 
 
 def test_a_reader_refuses_a_damaged_step_and_names_the_others(copy):

@@ -54,6 +54,16 @@ def test_what_is_moved_stays_in_the_sum_and_other_threads_move_nothing(now):
     assert spent(clock) == {"evaluate": 3, "compile": 3, "total": 6}
 
 
+def test_no_more_is_moved_than_the_phase_has_lasted_whatever_clock_it_was_measured_by(now):
+    clock = PhaseClock()
+    now(7)
+    with clock.phase("evaluate"):
+        now(5)
+        clock.move(86400, to="compile")
+        clock.move(-86400, to="compile")
+    assert spent(clock) == {"setup": 7, "compile": 5, "total": 12}
+
+
 def test_another_thread_reads_sums_that_fit_while_this_one_works():
     clock, seen = PhaseClock(), []
 

@@ -18,7 +18,7 @@ from mlvlab_jax.engine.progress import LateMetrics
 from mlvlab_jax.engine.step import SCALARS
 from mlvlab_jax.engine.telemetry import RATES
 from mlvlab_jax.engine.updates import make_updates
-from mlvlab_jax.errors import ConfigError, NonFiniteError
+from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.trees import compute_digest
 from tests.conftest import RecordingTracker, merge, tiny_config
 
@@ -143,13 +143,15 @@ def test_a_source_that_is_read_as_needed_is_refused(tmp_path, monkeypatch):
     assert caught.value.exit_code == 64
 
 
-def test_the_step_that_lost_its_loss_is_named_within_a_dispatch():
-    late, rows = LateMetrics(), np.ones((4, len(SCALARS)), np.float32)
+def test_the_steps_of_a_dispatch_are_read_late_and_numbered():
+    late, rows = LateMetrics(), np.arange(4 * len(SCALARS), dtype=np.float32).reshape(4, len(SCALARS))
     assert late.push(4, jnp.asarray(rows)) == []
-    rows[2, SCALARS.index("grad_norm")] = np.nan
-    assert late.push(8, jnp.asarray(rows)) == [dict.fromkeys(SCALARS, 1.0)] * 4
-    with pytest.raises(NonFiniteError, match="step 7: grad_norm is nan"):
-        late.drain()
+    finished = late.push(8, jnp.asarray(rows))
+    assert [step for step, _ in finished] == [1, 2, 3, 4]
+    assert [list(scalars) for _, scalars in finished] == [list(SCALARS)] * 4
+    assert [scalars["loss_sum"] for _, scalars in finished] == rows[:, 0].tolist()
+    late.forget()
+    assert late.drain() == []
 
 
 @pytest.mark.parametrize(("count", "traces"), [(1, 1), (2, 3)])
