@@ -21,23 +21,17 @@ from mlvlab_jax.engine.integrity import find_damage, seal
 from mlvlab_jax.engine.recovery import list_steps
 
 ROOT = Path(__file__).parents[1]
-NUM_KILLS, BITS_PER_FILE, NUM_HANGS = 30, 12, 10
+NUM_KILLS, BITS_PER_FILE = 30, 12
 MESHES = ("data=4", "data=2,fsdp=2")
 
-#: What is counted -> the test that does it, all of whose cases count, and how often each is run.
+_STOPPING, _PEERS = "tests/end_to_end/test_stopping.py", "tests/end_to_end/test_peers.py"
+#: What is counted -> the test that does it, each of whose cases counts.
 TESTS = {
-    "hangs_ended": (
-        "tests/end_to_end/test_processes.py::test_a_process_that_is_stuck_ends_all_of_them_and_is_named",
-        10,
-    ),
-    "uneven_steps_without_alarm": (
-        "tests/engine/test_watchdog.py::test_a_thousand_steps_of_uneven_length_are_no_hang",
-        1,
-    ),
-    "signals_to_one_of_two": (
-        "tests/end_to_end/test_processes.py::test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on",
-        1,
-    ),
+    "phases_of_sigterm": f"{_STOPPING}::test_a_run_asked_to_stop_saves_and_goes_on_when_started_again",
+    "signals_to_one_of_two": f"{_PEERS}::test_one_process_asked_at_a_random_moment_stops_both_after_the_same_step",
+    "kills_of_one_of_two": f"{_PEERS}::test_either_of_two_killed_at_a_random_moment_goes_on",
+    "hangs_ended": f"{_PEERS}::test_a_stuck_process_ends_both_within_the_limit_and_ten_seconds",
+    "uneven_steps_without_alarm": f"{_PEERS}::test_a_thousand_uneven_steps_raise_no_alarm",
 }
 
 
@@ -80,20 +74,17 @@ def flip_bits(checkpoint: Path) -> tuple[int, int]:
     return sum(found), len(found)
 
 
-def run_tests(test: str, *, times: int) -> tuple[int, int]:
+def run_test(test: str) -> tuple[int, int]:
     """Cases of a test that passed, of all, the slow ones too."""
-    passed = total = 0
-    for _ in range(times):
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "report.xml"
-            command = [sys.executable, "-m", "pytest", "-q", "-m", "", f"--junit-xml={report}", test]
-            done = subprocess.run(command, cwd=ROOT, stdout=2, check=False)
-            cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
-        if not cases or done.returncode > 1:
-            raise SystemExit(f"{test}: no such test, or none was run")
-        total += len(cases)
-        passed += sum(all(child.tag not in ("failure", "error", "skipped") for child in case) for case in cases)
-    return passed, total
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "", f"--junit-xml={report}", test]
+        done = subprocess.run(command, cwd=ROOT, stdout=2, check=False)
+        cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+    if not cases or done.returncode > 1:
+        raise SystemExit(f"{test}: no such test, or none was run")
+    passed = sum(all(child.tag not in ("failure", "error", "skipped") for child in case) for case in cases)
+    return passed, len(cases)
 
 
 def make_checkpoint(folder: Path) -> Path:
@@ -122,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measured = {name: certificate[name] for name in ("equal", "differences", "kills", "meshes")}
             checkpoints = Path(folder) / "proof" / "unbroken" / "checkpoints"
             checkpoint = checkpoints / str(list_steps(checkpoints)[-1])
-            counted |= {name: run_tests(test, times=times) for name, (test, times) in TESTS.items()}
+            counted |= {name: run_test(test) for name, test in TESTS.items()}
         counted["bits_found"] = flip_bits(checkpoint)
     counts = {name: f"{good}/{total}" for name, (good, total) in counted.items()}
     summary = {name: round(good / total, 6) for name, (good, total) in counted.items()}

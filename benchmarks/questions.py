@@ -137,13 +137,17 @@ def _plans() -> Iterator[Question]:
 def _faults() -> Iterator[Question]:
     rows = {
         "kills_identical": "30 kills of verify-resume: runs that end as if untouched",
-        "bits_found": "a bit flipped in any file of a checkpoint: found",
-        "hangs_ended": "a process that is stuck: all end with its name",
-        "uneven_steps_without_alarm": "1,000 uneven steps: no alarm",
+        "phases_of_sigterm": "SIGTERM in each phase: saved, and gone on with",
         "signals_to_one_of_two": "a signal to one of two processes: both stop after the same step",
+        "kills_of_one_of_two": "one of two processes killed: the run ends as if untouched",
+        "hangs_ended": "a process that is stuck: all end, and it is named",
+        "uneven_steps_without_alarm": "1,000 uneven steps: no alarm",
+        "bits_found": "a bit flipped in any file of a checkpoint: found",
     }
     for value, text in rows.items():
         yield Question(text, "", "faults", value, goal=1)
+    text = "what verifying adds to a restore"
+    yield Question(text, "the rest of it", "checkpoint", "verification", goal=0.05, lower=True)
 
 
 QUESTIONS = (
