@@ -2,22 +2,26 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlvlab_jax.files import sha256_file, write_json
+from mlvlab_jax.files import write_json
 
 NAME = "integrity.json"
 #: Raised with every change to what lies in a checkpoint that an older version would read wrongly.
-_FORMAT = 1
+_FORMAT = 2
+#: Of each format: files are digested in pieces of so many bytes, by several threads; the first had them whole.
+_PIECE_BYTES = {1: sys.maxsize, 2: 2**23}
+_BLOCK_BYTES = 2**20
 _MISSING = "missing; the save was cut off"
 _NUM_THREADS, _SHOWN = 8, 5
 
 
 class FileRecord(NamedTuple):
-    """size: in bytes. sha256: hex."""
+    """size: in bytes. sha256: hex, of the bytes; of the digests of the pieces where there are several."""
 
     size: int
     sha256: str
@@ -25,7 +29,7 @@ class FileRecord(NamedTuple):
 
 def seal(folder: Path) -> None:
     """Writes integrity.json, atomically; `folder` must be complete."""
-    content: dict[str, Any] = {"format": _FORMAT, "files": measure_files(folder)}
+    content: dict[str, Any] = {"format": _FORMAT, "files": measure_files(folder, piece_bytes=_PIECE_BYTES[_FORMAT])}
     write_json(folder / NAME, {**content, "sha256": _digest(content)})
 
 
@@ -38,7 +42,7 @@ def find_damage(folder: Path) -> list[str]:
         if sealed["format"] > _FORMAT:
             return [f"{NAME}: {_describe_newer(sealed)}"]
         recorded = {name: FileRecord(*record) for name, record in sealed["files"].items()}
-        return [*_compare(recorded, measure_files(folder))]
+        return [*_compare(recorded, measure_files(folder, piece_bytes=_PIECE_BYTES[sealed["format"]]))]
     except OSError as error:
         place = Path(error.filename).relative_to(folder) if error.filename else "."
         return [f"{place}: cannot be read: {error.strerror or error}"]
@@ -81,16 +85,31 @@ def summarise(damage: list[str]) -> str:
     return "; ".join([*damage[:_SHOWN], *more])
 
 
-def measure_files(folder: Path) -> dict[str, FileRecord]:
+def measure_files(folder: Path, *, piece_bytes: int) -> dict[str, FileRecord]:
     """Size and digest of every file below `folder` but its own integrity.json, by its path there."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    names = sorted(str(path.relative_to(folder)) for path in files)
-
-    def measure(name: str) -> FileRecord:
-        return FileRecord((folder / name).stat().st_size, sha256_file(folder / name))
-
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
+    sizes = {path: path.stat().st_size for path in paths}
+    pieces = [(path, first) for path in paths for first in range(0, max(1, sizes[path]), piece_bytes)]
+    digests: dict[Path, list[bytes]] = {path: [] for path in paths}
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return dict(zip(names, pool.map(measure, names), strict=True))
+        found = pool.map(lambda piece: _digest_piece(piece[0], piece[1], piece_bytes), pieces)
+        for (path, _), digest in zip(pieces, found, strict=True):
+            digests[path].append(digest)
+    return {str(path.relative_to(folder)): FileRecord(sizes[path], _join(digests[path])) for path in paths}
+
+
+def _digest_piece(path: Path, first: int, num_bytes: int) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        file.seek(first)
+        while num_bytes > 0 and (block := file.read(min(num_bytes, _BLOCK_BYTES))):
+            digest.update(block)
+            num_bytes -= len(block)
+    return digest.digest()
+
+
+def _join(digests: list[bytes]) -> str:
+    return (digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()).hex()
 
 
 def _compare(recorded: Mapping[str, FileRecord], found: Mapping[str, FileRecord]) -> list[str]:

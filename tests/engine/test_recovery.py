@@ -1,14 +1,16 @@
 """A run goes on from its newest intact checkpoint, and ends as if nothing had happened."""
 
+import os
 import random
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
-from mlvlab_jax.engine.integrity import NAME, find_damage, seal
+from mlvlab_jax.engine.integrity import _PIECE_BYTES, NAME, find_damage, seal
 from mlvlab_jax.engine.loop import run
 from mlvlab_jax.engine.recovery import list_steps, recover
 from mlvlab_jax.errors import CheckpointError, DiskError
@@ -166,10 +168,11 @@ def test_a_first_save_that_was_cut_off_is_put_aside_and_the_run_begins_anew(copy
 
 
 def test_a_newer_format_is_neither_damaged_nor_passed_over(copy, monkeypatch):
-    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 2)
+    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 3)
+    monkeypatch.setitem(_PIECE_BYTES, 3, 100)
     seal(copy / "checkpoints" / "10")
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="10: written by a newer mlvlab_jax, format 2; known here is 1; upgrade"):
+    with pytest.raises(CheckpointError, match="10: written by a newer mlvlab_jax, format 3; known here is 2; upgrade"):
         recover(copy / "checkpoints", pytest.fail)
     assert list_steps(copy / "checkpoints")[-1] == 10
 
@@ -254,3 +257,42 @@ def test_a_reader_leaves_what_is_being_saved_alone(copy):
     assert going_on.is_dir()
     with pytest.raises(CheckpointError, match="none: no such folder, so no checkpoint; check --workdir"):
         CheckpointStore(copy / "none", CONFIG.checkpoint, mode="min", read_only=True)
+
+
+@pytest.fixture
+def nobody(copy):
+    """A copy of the run that a user without rights may look at, who this process is."""
+    folder = Path(tempfile.mkdtemp())
+    run_folder = shutil.copytree(copy, folder / "run")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    user = os.geteuid()
+
+    def become():
+        os.seteuid(65534 if user == 0 else user)
+        return run_folder / "checkpoints"
+
+    yield become
+    os.seteuid(user)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_what_may_not_be_read_is_said_and_never_begun_anew(nobody):
+    folder = nobody()
+    os.seteuid(os.getuid())
+    for step in list_steps(folder):
+        (folder / str(step) / "_CHECKPOINT_METADATA").chmod(0)
+    nobody()
+    with pytest.raises(
+        CheckpointError, match="no checkpoint is intact:\n  step 10: _CHECKPOINT_METADATA: cannot be read: Perm"
+    ):
+        recover(folder, pytest.fail)
+    os.seteuid(os.getuid())
+    folder.chmod(0)
+    nobody()
+    with pytest.raises(
+        CheckpointError, match="checkpoints: cannot be read: Permission denied; expected a folder of check"
+    ):
+        recover(folder, pytest.fail)
