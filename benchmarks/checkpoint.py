@@ -5,8 +5,9 @@ The state is that of ViT-S/16 with AdamW (264 MB), saved by the engine's Checkpo
 save goes on behind it, over the same without; where the cores are few this is paid as well. In turns, A B B A.
 
 "verified" and "trusted" are restores of that state with every file compared with its digest first, and without, in
-turns, each from opening the store to arrays on the device. "verification" is what the former take more, over the
-latter.
+turns, each from opening the store to arrays on the device. "checked" and "blind" are starts of a run up to there, from
+making the model on, with the comparison in a thread meanwhile, as runs have it, and without. "verification" is what the
+checked ones take more, over a trusted restore; "verification_alone" what the verified ones do.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,11 @@ import jax.numpy as jnp
 from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.config.schema import CheckpointConfig
 from mlvlab_jax.engine.checkpoint import CheckpointStore
+from mlvlab_jax.engine.recovery import begin_looking, list_steps, recover
 from mlvlab_jax.engine.state import TrainState
+
+if TYPE_CHECKING:
+    from cases import Case
 
 NUM_SAVES = 8
 #: Its product takes about as long as a training step of a small network.
@@ -70,6 +75,25 @@ def measure_restores(state: TrainState, folder: Path, *, num_restores: int) -> d
     return found
 
 
+def measure_starts(case: "Case", folder: Path, *, num_starts: int) -> dict[str, list[float]]:
+    """Seconds from nothing to the newest checkpoint in `folder` on the device, by kind, the first of each left out."""
+    from jax_steps import make_side
+
+    found: dict[str, list[float]] = {"checked": [], "blind": []}
+    for turn, kind in enumerate(_order(num_starts + 1, ("checked", "blind"))):
+        started = time.perf_counter()
+        looking = begin_looking(folder) if kind == "checked" else None
+        state = make_side(case).state
+        step = list_steps(folder)[-1] if looking is None else recover(folder, print, looking=looking)
+        layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+        with CheckpointStore(folder, params_from(CheckpointConfig, {}), mode="min", read_only=True) as store:
+            restored, _ = store.restore(step or 0, state, layout, verify=False)
+            jax.block_until_ready(restored)
+        if turn >= 2:
+            found[kind].append(round(time.perf_counter() - started, 6))
+    return found
+
+
 def _order(num_turns: int, kinds: tuple[str, str]) -> Iterator[str]:
     for repeat in range(num_turns):
         yield from kinds if repeat % 2 == 0 else reversed(kinds)
@@ -95,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         state, turns = make_side(case).state, 1 if quick else NUM_SAVES
         measured = measure_saves(state, Path(folder), num_saves=turns)
         measured["seconds"] |= measure_restores(state, Path(folder), num_restores=turns)
+        measured["seconds"] |= measure_starts(case, Path(folder), num_starts=turns)
     median = {name: statistics.median(values) for name, values in measured["seconds"].items()}
     summary = {
         "C10_blocked": round(median["asynchronous"] / median["synchronous"], 4),
@@ -103,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "slowed": round(median["working"] / median["idle"], 3),
         "verified_ms": round(1e3 * median["verified"], 2),
         "trusted_ms": round(1e3 * median["trusted"], 2),
-        "verification": round(median["verified"] / median["trusted"] - 1, 4),
+        "checked_ms": round(1e3 * median["checked"], 2),
+        "blind_ms": round(1e3 * median["blind"], 2),
+        "verification": round((median["checked"] - median["blind"]) / median["trusted"], 4),
+        "verification_alone": round(median["verified"] / median["trusted"] - 1, 4),
     }
     pairs = zip(measured["seconds"]["asynchronous"], measured["seconds"]["synchronous"], strict=True)
     ratios = {"C10_blocked": [round(a / b, 4) for a, b in pairs]}

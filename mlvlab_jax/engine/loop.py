@@ -21,7 +21,7 @@ from mlvlab_jax.engine.folder import describe_move, describe_tags, write_start
 from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.peers import ending_without_peers
 from mlvlab_jax.engine.progress import Progress
-from mlvlab_jax.engine.recovery import recover
+from mlvlab_jax.engine.recovery import begin_looking, recover
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.trainer import Breakable, Ended, Trainer, describe_versions
@@ -73,6 +73,7 @@ def run(
             rest: dict[str, Any] = {"stop_requested": stop_requested, "breakable": breakable, "attempt": own}
             return run(config, workdir=workdir, tracker=tracker, **rest)
     check_compile_options(config.compile_options)
+    looking = begin_looking(workdir / "checkpoints")
     experiment = make_experiment(config)
     check_dispatch(config, experiment)
     check_determinism(config, experiment.mesh, flags=os.environ.get("XLA_FLAGS", ""))
@@ -84,7 +85,7 @@ def run(
         tracker.note(line)
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     with attempt.clock.phase("checkpoint"):
-        newest = recover(folder, tracker.note)
+        newest = recover(folder, tracker.note, looking=looking)
     store = CheckpointStore(folder, config.checkpoint, mode=mode, note=tracker.note, saved=attempt.saved)
     with store, ending_without_peers(workdir):
         quarantine = Quarantine(

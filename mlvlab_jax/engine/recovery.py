@@ -1,11 +1,13 @@
 """Which checkpoint a run goes on from: the newest that is what was saved. Damaged ones are put aside, never used."""
 
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
-from mlvlab_jax.engine.distributed import from_first
+from mlvlab_jax.engine.distributed import from_first, is_first
 from mlvlab_jax.engine.goodput import find_saved, read_ledger
 from mlvlab_jax.engine.integrity import find_damage, find_newer, is_cut_off, summarise
 from mlvlab_jax.errors import CheckpointError, DiskError
@@ -28,7 +30,27 @@ class Found(NamedTuple):
     saved: int | None
 
 
-def recover(folder: Path, note: Callable[[str], None]) -> int | None:
+def begin_looking(folder: Path) -> "Future[Found] | None":
+    """Begins to compare the newest checkpoints with their digests, in a thread of the first process of a run.
+
+    Digests of a large state take a good part of the time of its restore; while a run gets ready, they take none.
+    """
+    if not is_first():
+        return None
+    looking: Future[Found] = Future()
+
+    def look() -> None:
+        try:
+            looking.set_result(_look_back(folder))
+        except CheckpointError as error:
+            looking.set_exception(error)
+
+    # A daemon: a run that ends by an error of its configuration does not wait for it.
+    threading.Thread(target=look, name="look-back", daemon=True).start()
+    return looking
+
+
+def recover(folder: Path, note: Callable[[str], None], *, looking: "Future[Found] | None" = None) -> int | None:
     """The newest intact step in a folder of checkpoints that nobody else writes; damaged ones after it are moved away.
 
     They go to quarantine/ beside the folder. To be called by all processes of a run, before a store is opened.
@@ -36,6 +58,7 @@ def recover(folder: Path, note: Callable[[str], None]) -> int | None:
     Args:
         folder: Where the checkpoints lie, if there are any.
         note: Is told of each that was moved, and of what lies there and is none.
+        looking: Of `begin_looking`, in the first process; None: it is looked now.
 
     Returns:
         The step, or None where none was ever saved.
@@ -44,7 +67,7 @@ def recover(folder: Path, note: Callable[[str], None]) -> int | None:
         CheckpointError: One was saved, and none is intact, or one is of a newer format; nothing is moved then.
         DiskError: A damaged one cannot be moved away.
     """
-    found = Found(*from_first(lambda: _look_back(folder)))
+    found = Found(*from_first(lambda: _look_back(folder) if looking is None else looking.result()))
     _refuse(folder, found)
     if found.foreign:
         note(f"{folder}: left alone, as they are no checkpoints: {summarise(found.foreign)}")
