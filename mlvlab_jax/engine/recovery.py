@@ -42,7 +42,7 @@ def begin_looking(folder: Path) -> "Future[Found] | None":
     def look() -> None:
         try:
             looking.set_result(_look_back(folder))
-        except CheckpointError as error:
+        except Exception as error:  # noqa: BLE001 - raised again where it is asked for
             looking.set_exception(error)
 
     # A daemon: a run that ends by an error of its configuration does not wait for it.
