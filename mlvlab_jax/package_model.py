@@ -1,11 +1,14 @@
 """`mlvlab package --workdir DIR`: the model of a run as one folder to hand on; `--verify PATH` checks such a folder."""
 
 import argparse
+import contextlib
 import datetime
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mlvlab_jax.cli import parse_checkpoint, run_command
@@ -46,13 +49,28 @@ def _package(parsed: argparse.Namespace) -> int:
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
     today = datetime.datetime.now(datetime.UTC).date()
-    out = write_package(parsed.workdir, checkpoint=parsed.checkpoint, out=parsed.out, name=parsed.name, today=today)
-    facts = {"path": str(out)}
-    if parsed.tar:
-        facts["tar"] = f"{out}.tar"
-        write_archive(out, Path(facts["tar"]))
+    with _tidying_up_when_ended():
+        out = write_package(parsed.workdir, checkpoint=parsed.checkpoint, out=parsed.out, name=parsed.name, today=today)
+        facts = {"path": str(out)}
+        if parsed.tar:
+            facts["tar"] = f"{out}.tar"
+            write_archive(out, Path(facts["tar"]))
     _print(parsed, check_listing(out), facts)
     return 0
+
+
+@contextlib.contextmanager
+def _tidying_up_when_ended() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that nothing half made stays; the exit code is that of the signal."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print(parsed: argparse.Namespace, manifest: Any, facts: dict[str, str]) -> None:

@@ -1,10 +1,16 @@
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from mlvlab_jax.package.load import load_package, verify_files
 from mlvlab_jax.package_model import main
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -31,6 +37,22 @@ def test_the_command_makes_a_package_and_its_tar_and_says_where(run_folder, caps
     assert main(["--verify", str(package) + ".tar", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["sha256"], told["opened_from"], told["metrics"]) == (manifest.sha256, "export", dict(manifest.metrics))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_signal_in_the_middle_leaves_nothing_of_a_package(number, code, run_folder):
+    before = {path.name for path in run_folder.iterdir()} | {"evaluation"}
+    command = [sys.executable, "-m", "mlvlab_jax.package_model", "--workdir", str(run_folder), "--name", "digits"]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as child:
+        end = time.monotonic() + 200
+        while not list(run_folder.glob(".package.*.tmp")) and child.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert child.poll() is None
+        child.send_signal(number)
+        assert child.wait(timeout=100) == code
+    assert {path.name for path in run_folder.iterdir()} <= before
 
 
 def test_a_name_is_asked_for_where_the_folder_has_none_that_fits(run_folder, capsys):
