@@ -12,8 +12,9 @@ from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.engine.attempt import AttemptLog
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import Experiment
-from mlvlab_jax.engine.loop import Trainer
+from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
+from mlvlab_jax.engine.trainer import Trainer
 from mlvlab_jax.tracking.multi import make_tracker
 
 
@@ -26,7 +27,8 @@ def open_trainer(config: Config, experiment: Experiment) -> Iterator[tuple[Train
         with store, AttemptLog(Path(folder)) as attempt:
             attempt.begin(config, in_memory=True, first_step=0, note=print)
             quarantine = SharedQuarantine(Quarantine(None, sizes={}, max_bad_fraction=0.0))
-            trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, tags={})
+            guard = Guard(config, experiment.state, experiment.mesh, workdir=Path(folder), note=print)
+            trainer = Trainer(config, experiment, store, tracker, attempt, quarantine, guard, tags={})
             trainer.state = jax.tree.map(lambda x: x.copy(), experiment.state)
             yield trainer, attempt
         tracker.finish()

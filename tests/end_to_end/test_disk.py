@@ -17,7 +17,7 @@ from tests.engine.disks import ReadOnly, broken, fill, small_disk
 
 
 def start(folder, workdir, *overrides, **environment):
-    (folder / "tiny.yaml").write_text(CONFIG)
+    (folder / "tiny.yaml").write_text(CONFIG.read_text())
     command = [sys.executable, "-m", "mlvlab_jax.train", "--config", "tiny.yaml", "--workdir", str(workdir), *overrides]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(

@@ -1,10 +1,19 @@
 """Meshes of fewer devices than there are; faults in this process."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mlvlab_jax.engine import faults
+from mlvlab_jax.engine.state import TrainState
+from mlvlab_jax.models.nets.api import Variables
+
+
+def make_state(**params):
+    """A state of these parameters and hardly anything else."""
+    key = jnp.zeros(2, jnp.uint32)
+    return TrainState(jnp.zeros((), jnp.int32), Variables(params, {}), {"momentum": jnp.ones(3)}, None, key)
 
 
 @pytest.fixture

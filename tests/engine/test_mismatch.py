@@ -8,6 +8,7 @@ from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.mismatch import Kind, list_mismatches
 from mlvlab_jax.errors import CheckpointError
 from tests.conftest import tiny_config
+from tests.engine.conftest import make_state
 
 
 def test_all_differences_are_listed_with_the_nearest_names():
@@ -26,20 +27,22 @@ def test_all_differences_are_listed_with_the_nearest_names():
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"a": jnp.ones(4)}, "  a: float32 [3], expected float32 [4]\n"),
-        ({"a": jnp.ones(3, jnp.int32)}, "  a: float32 [3], expected int32 [3]\n"),  # which Orbax would cast in silence
-        ({"c": jnp.ones(1)}, "  c: missing; expected float32 [1]\n"),
-        ({"b": None}, "  b: float32 [2, 2], which this model does not have\n"),
+        ({"a": jnp.ones(4)}, "a: float32 [3], expected float32 [4]\n"),
+        ({"a": jnp.ones(3, jnp.int32)}, "a: float32 [3], expected int32 [3]\n"),  # which Orbax would cast in silence
+        ({"c": jnp.ones(1)}, "c: missing; expected float32 [1]\n"),
+        ({"b": None}, "b: float32 [2, 2], which this model does not have\n"),
     ],
 )
 def test_a_state_of_another_model_is_not_restored(changed, expected, tmp_path):
-    state = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+    arrays = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
     with CheckpointStore(tmp_path, tiny_config().checkpoint, mode="min") as store:
-        store.save(state, {}, step=4, monitored=None)
+        store.save(make_state(**arrays), {}, step=4, monitored=None)
         store.wait()
-        like = {name: leaf for name, leaf in (state | changed).items() if leaf is not None}
+        like = make_state(**{name: leaf for name, leaf in (arrays | changed).items() if leaf is not None})
         layout = jax.tree.map(lambda x: x.sharding, like)
         with pytest.raises(CheckpointError) as error:
             store.restore(4, like, layout)
     assert error.value.exit_code == 66
-    assert f"{tmp_path / '4'}: the state of another model:\n{expected}bring back the code" in str(error.value)
+    assert f"{tmp_path / '4'}: the state of another model:\n  variables/params/{expected}bring back the code" in str(
+        error.value
+    )

@@ -15,15 +15,14 @@ from mlvlab_jax.engine.integrity import find_damage
 from mlvlab_jax.engine.recovery import list_steps
 from mlvlab_jax.errors import DiskError
 from tests.conftest import tiny_config
+from tests.engine.conftest import make_state
 from tests.engine.disks import FAULTS, Full, broken, fill, small_disk
 
 #: TensorStore answers a loop of asyncio that Orbax has closed after an error.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
 
-STATE = {
-    "weights": jnp.asarray(np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)),
-    "step": jnp.ones(3),
-}
+WEIGHTS = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
+STATE = make_state(weights=jnp.asarray(WEIGHTS))
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_what_the_disk_refuses_is_told_at_once_and_loses_nothing(fault, looked_a
     opened.store.wait()
     opened.check_intact(5, 8)
     restored, progress = opened.store.restore(8, STATE, jax.tree.map(lambda x: x.sharding, STATE))
-    np.testing.assert_array_equal(restored["weights"], STATE["weights"])
+    np.testing.assert_array_equal(restored.variables.params["weights"], WEIGHTS)
     assert progress == {"step": 8}
     assert not [thread for thread in threading.enumerate() if "array_type" in thread.name or "json_ch" in thread.name]
 
