@@ -59,7 +59,7 @@ class Trainer:
         self.best: TrainState | None = None
         self.progress = Progress()
         if resume_from is not None:
-            self._restore(resume_from)
+            self._restore(resume_from, verify=False)  # which `recover` has just done
 
     def train(self, stop_requested: Callable[[int], bool], breakable: Breakable = contextlib.nullcontext) -> Ended:
         """Steps until the horizon, until patience runs out, or until asked to stop; then the state is being saved."""
@@ -84,15 +84,14 @@ class Trainer:
         if newest is None or error.step is None or not self._guard.may_go_back(error, to=newest):
             raise error
         self._late.forget()
-        self._restore(newest)
+        self._restore(newest, verify=True)
         left_out = (*self.progress.skipped, *range(newest + 1, error.step + 1))
         self.progress = dataclasses.replace(self.progress, step=error.step, skipped=left_out)
 
-    def _restore(self, step: int) -> None:
-        """Of a checkpoint whose files have been compared with their digests."""
+    def _restore(self, step: int, *, verify: bool) -> None:
         with self._clock.phase("checkpoint"):
             experiment = self._experiment
-            self.state, tree = self._store.restore(step, experiment.state, experiment.layout, verify=False)
+            self.state, tree = self._store.restore(step, experiment.state, experiment.layout, verify=verify)
             self.progress = Progress.from_tree(tree)
 
     def _save_to_stop(self) -> None:
