@@ -46,7 +46,8 @@ PHASES = {
     "evaluation": ("evaluate:1=signal:TERM", {10}),
     "evaluation made up for": ("evaluate:1=signal:TERM", {10}),
     "save": ("checkpoint:3=signal:TERM", {10}),
-    "save going on": ("seal:1=signal:TERM", {14, 15, 16, 17, 18, 19, 20}),
+    # The steps after it are slow, so that the seal, in a thread beside, comes before the next evaluation.
+    "save going on": ("seal:1=signal:TERM,train:5=sleep:2,train:6=sleep:2", {14, 15, 16, 17, 18}),
     "test": ("evaluate:4=signal:TERM", {40}),
     "analysis": ("analyse:1=signal:TERM", {40}),
 }
