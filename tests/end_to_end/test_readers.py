@@ -89,6 +89,14 @@ def are_gone(pids, seconds=10.0):
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def goes_away(blocks, seconds=120.0):
+    """Whether none is left in the end; those of tests that run beside go when these end."""
+    stop = time.monotonic() + seconds
+    while any(path.exists() for path in blocks) and time.monotonic() < stop:
+        time.sleep(0.2)
+    return not [path for path in blocks if path.exists()]
+
+
 def check_killed_reader(folder, workdir, *, turn):
     before = list_shared_memory()
     child = start(folder, workdir, *ENDLESS)
@@ -104,11 +112,7 @@ def check_killed_reader(folder, workdir, *, turn):
     assert "(examples image-" in told
     assert "exit code -9" in told
     assert are_gone(readers)
-    left = list_shared_memory() - before
-    stop = time.monotonic() + 120
-    while any(path.exists() for path in left) and time.monotonic() < stop:  # those of tests beside go when these end
-        time.sleep(0.2)
-    assert not [path for path in left if path.exists()]
+    assert goes_away(list_shared_memory() - before)
 
 
 def test_a_killed_reader_ends_the_run_with_the_batch_it_owed_and_leaves_nothing(tmp_path):
@@ -129,11 +133,7 @@ def test_an_error_in_a_reader_names_the_example(num_processes, tmp_path):
     told = (tmp_path / "broken.log").read_text()
     assert "ValueError: a bug of this source" in told
     assert re.search(r"^while reading split '(train|validation)', examples image-77$", told, re.MULTILINE), told
-    left = list_shared_memory() - before
-    stop = time.monotonic() + 120
-    while any(path.exists() for path in left) and time.monotonic() < stop:  # those of tests beside go when these end
-        time.sleep(0.2)
-    assert not [path for path in left if path.exists()]
+    assert goes_away(list_shared_memory() - before)
 
 
 def test_readers_outlive_a_signal_to_all_processes_and_not_the_run(tmp_path):
@@ -152,11 +152,7 @@ def test_readers_outlive_a_signal_to_all_processes_and_not_the_run(tmp_path):
     again.kill()
     again.wait()
     assert are_gone(readers)
-    left = list_shared_memory() - before
-    stop = time.monotonic() + 120
-    while any(path.exists() for path in left) and time.monotonic() < stop:  # those of tests beside go when these end
-        time.sleep(0.2)
-    assert not [path for path in left if path.exists()]
+    assert goes_away(list_shared_memory() - before)
 
 
 @pytest.mark.slow
