@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mlvlab_jax.engine.folder import describe_move, describe_tags, write_start
 from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.peers import ending_without_peers
 from mlvlab_jax.engine.progress import Progress
-from mlvlab_jax.engine.recovery import begin_looking, recover
+from mlvlab_jax.engine.recovery import Found, begin_looking, recover
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.trainer import Breakable, Ended, Trainer, describe_versions
@@ -79,24 +80,8 @@ def run(
     check_determinism(config, experiment.mesh, flags=os.environ.get("XLA_FLAGS", ""))
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
-    identity, versions = dict(experiment.data.identity), describe_versions(experiment)
-    manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
-    for line in describe_move(manifest):
-        tracker.note(line)
-    folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
-    with attempt.clock.phase("checkpoint"):
-        newest = recover(folder, tracker.note, looking=looking)
-    store = CheckpointStore(folder, config.checkpoint, mode=mode, note=tracker.note, saved=attempt.saved)
-    with store, ending_without_peers(workdir):
-        quarantine = Quarantine(
-            workdir / "quarantine.jsonl",
-            sizes={name: len(split) for name, split in experiment.data.splits.items()},
-            max_bad_fraction=config.pipeline.max_bad_fraction,
-            writes=is_first(),
-        )
-        shared = SharedQuarantine(quarantine)
-        guard = Guard(config, experiment.state, experiment.mesh, workdir=workdir, note=tracker.note)
-        trainer = Trainer(config, experiment, store, tracker, attempt, shared, guard, describe_tags(manifest), newest)
+    opening = _opening(config, experiment, workdir, tracker, attempt, looking)
+    with opening as trainer, ending_without_peers(workdir):
         in_memory, first_step = experiment.data.train.source.resident, trainer.progress.step
         attempt.begin(config, in_memory=in_memory, first_step=first_step, note=tracker.note)
         try:
@@ -108,3 +93,32 @@ def run(
     if is_first():
         write_json(workdir / "summary.json", summary)
     return RunResult(summary["ended"], trainer.state, trainer.progress, summary, experiment, trainer.best)
+
+
+@contextlib.contextmanager
+def _opening(
+    config: Config,
+    experiment: Experiment,
+    workdir: Path,
+    tracker: Tracker,
+    attempt: AttemptLog,
+    looking: "Future[Found] | None",
+) -> Iterator[Trainer]:
+    """Opens what the run folder holds, at the newest intact checkpoint; closes the checkpoints after the block."""
+    identity, versions = dict(experiment.data.identity), describe_versions(experiment)
+    manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
+    for line in describe_move(manifest):
+        tracker.note(line)
+    folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
+    with attempt.clock.phase("checkpoint"):
+        newest = recover(folder, tracker.note, looking=looking)
+    with CheckpointStore(folder, config.checkpoint, mode=mode, note=tracker.note, saved=attempt.saved) as store:
+        quarantine = Quarantine(
+            workdir / "quarantine.jsonl",
+            sizes={name: len(split) for name, split in experiment.data.splits.items()},
+            max_bad_fraction=config.pipeline.max_bad_fraction,
+            writes=is_first(),
+        )
+        shared = SharedQuarantine(quarantine)
+        guard = Guard(config, experiment.state, experiment.mesh, workdir=workdir, note=tracker.note)
+        yield Trainer(config, experiment, store, tracker, attempt, shared, guard, describe_tags(manifest), newest)

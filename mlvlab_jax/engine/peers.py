@@ -75,12 +75,13 @@ def _end_late(error: BaseException) -> None:
 def find_silent(workdir: Path, *, own: int, count: int) -> list[int]:
     """The processes of a run that give no sign of life for some seconds, in which this waits."""
     others = [index for index in range(count) if index != own]
-    before = {index: _read_time(sign_path(workdir, index)) for index in others}
+    before = {index: read_time(sign_path(workdir, index)) for index in others}
     time.sleep(_LISTEN_S)
-    return [index for index in others if _read_time(sign_path(workdir, index)) in (None, before[index])]
+    return [index for index in others if read_time(sign_path(workdir, index)) in (None, before[index])]
 
 
-def _read_time(path: Path) -> int | None:
+def read_time(path: Path) -> int | None:
+    """When the file was last written, in nanoseconds by the file system's clock; None where there is none."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

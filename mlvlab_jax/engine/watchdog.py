@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mlvlab_jax.engine.peers import LAST_S, sign_path
+from mlvlab_jax.engine.peers import LAST_S, read_time, sign_path
 from mlvlab_jax.engine.telemetry import PhaseClock
 from mlvlab_jax.errors import JoinError
 
@@ -22,9 +22,13 @@ _SILENT_S = 15.0
 
 
 class Sign(NamedTuple):
-    """A process's sign of life. step: updates handed to the device. still_s: seconds since it last moved."""
+    """A process's sign of life, which all of them give in the same order where nothing is wrong.
+
+    step: updates handed to the device. turns: phases entered and left. still_s: seconds since it last moved.
+    """
 
     step: int
+    turns: int
     phase: str
     still_s: float
 
@@ -34,6 +38,7 @@ class Watchdog:
 
     Past the limit the tracebacks of all threads go to hang-PROCESS.txt in the run folder, one message to standard
     error, and the process ends with exit code 76: it cannot be assumed that its main thread will ever hear anything.
+    That file of another process ends this one too, which may be where waiting long is no hang.
 
     Args:
         clock: Of the run.
@@ -58,17 +63,22 @@ class Watchdog:
         self._index, self._count = process
         self._end = end
         self._turns, self._since = -1, time.monotonic()
+        self._others = [index for index in range(self._count) if index != self._index]
+        self._hung_before = {index: read_time(self._report(index)) for index in self._others}
 
     def look(self) -> None:
         """To be called about once a second, from a thread of its own."""
         now, phase = time.monotonic(), self._clock.now
         if self._clock.turns != self._turns:
             self._turns, self._since = self._clock.turns, now
-        sign = Sign(self._step(), phase, now - self._since)
+        sign = Sign(self._step(), self._turns, phase, now - self._since)
         if self._count > 1:
             self._give_sign(sign)
         if sign.still_s > self._limit_s * (1 if phase in _STEPPING else _PATIENCE):
-            self._give_up(sign)
+            self._give_up(sign, "no progress")
+        ended = [index for index in self._others if read_time(self._report(index)) != self._hung_before[index]]
+        if ended:
+            self._give_up(sign, f"process {ended[0]} saw no progress and has given up; this one made none")
 
     def close(self) -> None:
         """Takes the sign of life away."""
@@ -84,8 +94,11 @@ class Watchdog:
     def _path(self, index: int) -> Path:
         return sign_path(self._workdir, index)
 
-    def _give_up(self, sign: Sign) -> None:
-        path = self._workdir / f"hang-{self._index}.txt"
+    def _report(self, index: int) -> Path:
+        return self._workdir / f"hang-{index}.txt"
+
+    def _give_up(self, sign: Sign, why: str) -> None:
+        path = self._report(self._index)
         try:
             with path.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
@@ -94,7 +107,7 @@ class Watchdog:
         who = f"process {self._index} of {self._count}: " if self._count > 1 else ""
         found = "".join(f"; {line}" for line in self._describe_others(sign))
         print(
-            f"error: {who}no progress for {sign.still_s:.0f} s in step {sign.step} ({sign.phase}){found}; expected "
+            f"error: {who}{why} for {sign.still_s:.0f} s in step {sign.step} ({sign.phase}){found}; expected "
             f"some within training.hang_timeout_s={self._limit_s:g}; see {path}; the same command goes on from the "
             "last checkpoint",
             file=sys.stderr,
@@ -106,7 +119,7 @@ class Watchdog:
 
     def _describe_others(self, own: Sign) -> list[str]:
         """Those that are silent or behind, a line each."""
-        return [line for index in range(self._count) if index != self._index and (line := self._describe(index, own))]
+        return [line for index in self._others if (line := self._describe(index, own))]
 
     def _describe(self, index: int, own: Sign) -> str | None:
         try:
@@ -117,6 +130,6 @@ class Watchdog:
             return f"process {index} has given no sign of life"
         if age > _SILENT_S:
             return f"process {index} has been silent for {age:.0f} s, since step {sign.step} ({sign.phase})"
-        if sign.step < own.step or (sign.step == own.step and sign.phase == "input" != own.phase):
+        if (sign.step, sign.turns) < (own.step, own.turns):
             return f"process {index} is behind, in step {sign.step} ({sign.phase}) for {sign.still_s:.0f} s"
         return None

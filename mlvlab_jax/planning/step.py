@@ -15,6 +15,7 @@ from mlvlab_jax.engine.flops import count_flops
 from mlvlab_jax.engine.mesh import batch_sharding, check_batch_size, make_mesh
 from mlvlab_jax.engine.state import TrainState, describe_state
 from mlvlab_jax.engine.step import compile_train_step, make_train_step
+from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.planning.collectives import Collective, count_collectives
 from mlvlab_jax.planning.memory import count_shard_bytes, count_state_bytes, split_memory
 from mlvlab_jax.planning.program import Program
@@ -87,7 +88,7 @@ def compile_step(config: Config, shape: DataShape, devices: Sequence[Any]) -> Co
     pure = make_train_step(learner.model, learner.optimizer, training, config.pipeline)
     shardings = jax.tree.map(lambda _: batch_sharding(mesh), batch)
     held = count_state_bytes(state, layout) | {"batch": count_shard_bytes(batch, shardings)}
-    jitted: Any = compile_train_step(pure, layout, mesh)
+    jitted: Any = compile_train_step(pure, layout, mesh, options=config.compile_options)
     memory, needed, traffic = _compile(jitted.lower(state, batch), held, len(devices))
     return CompiledStep(
         mesh=dict(mesh.shape),
@@ -130,6 +131,12 @@ def _compile(lowered: Any, held: dict[str, int], num_devices: int) -> tuple[dict
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
+        if "compile option" in str(error):
+            raise ConfigError(
+                f"{str(error).splitlines()[0]}; expected options of XLA's compiler for the devices planned for; "
+                "correct it or leave it out",
+                path="compile_options",
+            ) from None
         needed = _read_needed(str(error))
         if needed is None:
             raise

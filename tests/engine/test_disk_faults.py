@@ -72,7 +72,8 @@ def run_on_a_breaking_disk(folder, whole, fault, *, first, last):
 
 
 def test_a_disk_that_is_full_for_a_while_changes_no_number(tmp_path, whole, monkeypatch):
-    told = run_on_a_breaking_disk(tmp_path, whole, Full(), first=6, last=7)
+    # The save of step 8 must fail, that of step 6 may still be going on, and that of step 9 finds room.
+    told = run_on_a_breaking_disk(tmp_path, whole, Full(), first=7, last=8)
     assert 1 <= len(told) <= 2
     assert all("No space left on device" in text for text in told)
     assert not (tmp_path / "crash.json").exists()
@@ -100,10 +101,10 @@ def test_a_disk_that_stays_full_ends_the_run_and_the_same_command_goes_on(tmp_pa
         assert (crash["error"]["kind"], crash["error"]["exit_code"], crash["phase"]) == ("DiskError", 74, "checkpoint")
         kept = list_steps(disk)
         assert [find_damage(disk / str(step)) for step in kept] == [[] for _ in kept]
-        assert sorted(path.name for path in disk.iterdir()) == sorted([*map(str, kept), "filling"])
         breaking.mend()
         result = run(CONFIG, workdir=tmp_path / "run", tracker=NotingTracker())
         assert compute_digest(result.state) == whole[0]
+        assert not list(disk.glob("*tmp*"))
         assert not (tmp_path / "run" / "crash.json").exists()
 
 

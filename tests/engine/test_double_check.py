@@ -11,7 +11,6 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mlvlab_jax.engine import faults
 from mlvlab_jax.engine import updates as updates_module
 from mlvlab_jax.engine.double_check import CheckedUpdates, check_determinism, make_checked_updates
 from mlvlab_jax.engine.experiment import make_experiment
@@ -26,17 +25,6 @@ from tests.conftest import RecordingTracker, merge, tiny_config
 NET = {"name": "cnn", "params": {"widths": [8], "convs_per_stage": 1, "dropout": 0.2}}
 # Wide enough for a kernel of 2,304 values, of which each device has a part.
 SPREAD = {"model": {"params": {"widths": [16], "convs_per_stage": 2}}, "mesh": {"data": 2, "fsdp": 4}}
-
-
-@pytest.fixture
-def plan(monkeypatch):
-    def make(text):
-        monkeypatch.setenv(faults.VARIABLE, text)
-        faults._planned.cache_clear()
-
-    yield make
-    monkeypatch.undo()
-    faults._planned.cache_clear()
 
 
 def checked_config(*, replay=None, compare=None, **changes):
@@ -104,7 +92,7 @@ def test_one_step_in_so_many_is_made_twice(every, extra, tmp_path, monkeypatch):
     assert len(calls) == 18 + extra
 
 
-def test_of_several_updates_a_dispatch_the_dispatch_with_a_due_one_is_checked(tmp_path, monkeypatch, plan):
+def test_of_several_updates_a_dispatch_the_dispatch_with_a_due_one_is_checked(tmp_path, monkeypatch, plan_faults):
     several = {"training": {"steps_per_dispatch": 2, "num_epochs": 2}, "tracking": {"log_every_steps": 4}}
     several = several | {"evaluation": {"every_epochs": 2}}
     calls = count_dispatches(monkeypatch, updates_module.Held)
@@ -113,7 +101,7 @@ def test_of_several_updates_a_dispatch_the_dispatch_with_a_due_one_is_checked(tm
     assert len(calls) == 5 + 3  # 1-2, 3-4, 5-6, 7-8, 9: steps 3, 6 and 9 are due
     plain = run(checked_config(**several), workdir=tmp_path / "plain", tracker=RecordingTracker())
     assert compute_digest(result.state) == compute_digest(plain.state)
-    plan("update:2=do:flip:3:1:30")
+    plan_faults("update:2=do:flip:3:1:30")
     with pytest.raises(CorruptionError, match="step 4: the update was computed twice, and the results differ"):
         run(config, workdir=tmp_path / "flipped", tracker=RecordingTracker())
 
@@ -132,18 +120,18 @@ def pick_flips(state, count):
 
 @pytest.mark.parametrize("count", [6, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("changes", [{}, SPREAD], ids=["data=8", "fsdp=4 data=2"])
-def test_every_flip_of_an_exponent_bit_is_found_where_the_step_is_made_twice(changes, count, tmp_path, plan):
+def test_every_flip_of_an_exponent_bit_is_found_where_the_step_is_made_twice(changes, count, tmp_path, plan_faults):
     experiment, updates = open_updates(checked_config(replay=1, **changes), tmp_path)
     batch, _ = next(updates.batches(0)), next(updates.plan(0))
     for number, (name, device, word) in enumerate(pick_flips(experiment.state, count)):
-        plan(f"update:{number % 2 + 1}=do:{word}")  # in the first computation, then in the second, ...
+        plan_faults(f"update:{number % 2 + 1}=do:{word}")  # in the first computation, then in the second, ...
         # By the order of the mesh, which is not that of the devices' numbers where it has several axes.
         where = experiment.mesh.devices.flat[device]
         with pytest.raises(
             CorruptionError, match=rf"step 1: .* differ: {name} on {where} \(process 0, [^)]+\); expected"
         ):
             updates(jax.tree.map(jnp.copy, experiment.state), batch)
-    plan("update:9=do:never")
+    plan_faults("update:9=do:never")
     updates(experiment.state, batch)
 
 
@@ -189,15 +177,15 @@ def test_a_bit_of_a_gradient_flipped_on_one_replica_is_found_before_it_is_applie
             make_all(updates, experiment.state)
 
 
-def test_a_flip_between_checks_is_seen_by_its_copies_when_they_are_compared(tmp_path, plan):
+def test_a_flip_between_checks_is_seen_by_its_copies_when_they_are_compared(tmp_path, plan_faults):
     changes = {"checkpoint": {"every_steps": 4, "keep_last": 9}, "training": {"num_epochs": 2}}
     changes |= {"evaluation": {"every_epochs": 2}}
     whole = run(checked_config(**changes), workdir=tmp_path / "whole", tracker=RecordingTracker())
     leaf = [name for name, _ in named_leaves(whole.state)].index("variables/params/head/kernel")
-    plan(f"update:5=do:flip:{leaf}:3:40")
+    plan_faults(f"update:5=do:flip:{leaf}:3:40")
     unseen = run(checked_config(replay=100, **changes), workdir=tmp_path / "unseen", tracker=RecordingTracker())
     assert compute_digest(unseen.state) != compute_digest(whole.state)
-    plan(f"update:5=do:flip:{leaf}:3:40")
+    plan_faults(f"update:5=do:flip:{leaf}:3:40")
     config, workdir, tracker = checked_config(compare=7, **changes), tmp_path / "seen", RecordingTracker()
     with pytest.raises(CorruptionError) as caught:
         run(config, workdir=workdir, tracker=tracker)
@@ -211,13 +199,13 @@ def test_a_flip_between_checks_is_seen_by_its_copies_when_they_are_compared(tmp_
     assert tracker.finished == 1
     assert list_steps(workdir / "checkpoints") == [4]
     assert find_damage(workdir / "checkpoints" / "4") == []
-    plan("update:99=do:never")
+    plan_faults("update:99=do:never")
     resumed = run(config, workdir=workdir, tracker=RecordingTracker())
     assert compute_digest(resumed.state) == compute_digest(whole.state)
 
 
-def test_what_is_saved_was_compared_though_no_comparison_was_due(tmp_path, plan):
-    plan("update:3=do:flip:4:0:20")
+def test_what_is_saved_was_compared_though_no_comparison_was_due(tmp_path, plan_faults):
+    plan_faults("update:3=do:flip:4:0:20")
     config = checked_config(compare=1000, checkpoint={"every_steps": 4})
     with pytest.raises(CorruptionError, match="step 4: copies on different devices differ") as caught:
         run(config, workdir=tmp_path, tracker=RecordingTracker())

@@ -82,26 +82,46 @@ def test_a_thousand_steps_of_uneven_length_are_no_hang(tmp_path, time_now):
 
 def test_it_names_who_is_behind_and_who_is_silent(tmp_path, time_now, capsys):
     clock = PhaseClock()
-    dog = make(tmp_path, clock, process=(0, 5))
+    dog = make(tmp_path, clock, process=(0, 6))
     alive = tmp_path / "alive"
     with clock.phase("train"):
         dog.look()
-        (alive / "1.json").write_text(json.dumps([6, "input", 5.5]))
-        (alive / "2.json").write_text(json.dumps([7, "train", 5.9]))
-        (alive / "3.json").write_text(json.dumps([5, "train", 0.1]))
+        (alive / "1.json").write_text(json.dumps([6, 11, "input", 5.5]))
+        (alive / "2.json").write_text(json.dumps([7, 1, "train", 5.9]))
+        (alive / "3.json").write_text(json.dumps([5, 9, "train", 0.1]))
         os.utime(alive / "3.json", (time.time() - 60,) * 2)
+        (alive / "4.json").write_text(json.dumps([7, 0, "train", 5.9]))
         time_now[0] += 6
         with pytest.raises(Ended):
             dog.look()
     told = capsys.readouterr().err
-    assert told.startswith("error: process 0 of 5: no progress for 6 s in step 7 (train); ")
+    assert told.startswith("error: process 0 of 6: no progress for 6 s in step 7 (train); ")
     assert "; process 1 is behind, in step 6 (input) for 6 s; " in told
     assert "process 2" not in told
     assert "; process 3 has been silent for 60 s, since step 5 (train); " in told
-    assert "; process 4 has given no sign of life; " in told
+    assert "; process 4 is behind, in step 7 (train) for 6 s; " in told
+    assert "; process 5 has given no sign of life; " in told
     dog.close()
     assert not (alive / "0.json").exists()
     dog.close()
+
+
+def test_it_ends_with_another_that_has_given_up_wherever_it_is_itself(tmp_path, time_now, capsys):
+    (tmp_path / "hang-0.txt").write_text("of an earlier start")
+    clock = PhaseClock()
+    dog = make(tmp_path, clock, process=(1, 2))
+    with clock.phase("evaluate"):
+        dog.look()
+        (tmp_path / "alive" / "0.json").write_text(json.dumps([7, 0, "train", 5.9]))
+        time_now[0] += 6
+        dog.look()
+        os.utime(tmp_path / "hang-0.txt")
+        with pytest.raises(Ended):
+            dog.look()
+    told = capsys.readouterr().err
+    assert "process 0 saw no progress and has given up; this one made none for 6 s in step 7 (evaluate)" in told
+    assert "; process 0 is behind, in step 7 (train) for 6 s; " in told
+    assert (tmp_path / "hang-1.txt").exists()
 
 
 def test_alone_it_leaves_no_sign_of_life(tmp_path, time_now):
