@@ -2,13 +2,16 @@
 
 T1: MFU at the roofline of ViT-B/16 at 64 images a chip; T2: what fully sharded weights save of ViT-L, and their cost;
 T3: whether a ViT of 1.0 billion parameters fits on 256 chips, and how it scales to them. Nothing is timed, so that the
-figures do not depend on the machine; a program takes minutes to compile. Arguments name the cases to compile.
+figures do not depend on the machine; a program takes minutes to compile. Arguments name the cases to compile; the
+others are then taken over from the last results, where the same compiler made them.
 """
 
 import argparse
 import importlib.util
 import json
 import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from mlvlab_jax.config.load import config_from_tree
@@ -16,6 +19,7 @@ from mlvlab_jax.data.shape import DataShape
 from mlvlab_jax.planning.devices import open_topology
 from mlvlab_jax.types import ImageSpec
 
+RESULTS = Path(__file__).with_name("results") / "plan.json"
 SHAPE = DataShape(ImageSpec(224, 224, 3), 1000, 1_281_167)
 GIANT = {"hidden_size": 1408, "num_heads": 16, "num_layers": 40, "mlp_dim": 6144, "patch_size": 14}
 MODELS = {
@@ -64,6 +68,17 @@ def summarise(results: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
+def name_compiler() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+
+
+def read_last() -> dict[str, Any]:
+    """Results by case that this compiler made before."""
+    last = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found: dict[str, Any] = last["results"] if last.get("compiler") == name_compiler() else {}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(CASES)}; default all")
@@ -71,8 +86,8 @@ def main() -> None:
     if importlib.util.find_spec("libtpu") is None:
         print(json.dumps({"results": {}, "summary": {"skipped": "no libtpu: pip install 'mlvlab_jax[tpu]'"}}))
         return
-    results = {name: plan_case(*CASES[name]) for name in names or CASES}
-    print(json.dumps({"results": results, "summary": summarise(results)}))
+    results = (read_last() if names else {}) | {name: plan_case(*CASES[name]) for name in names or CASES}
+    print(json.dumps({"compiler": name_compiler(), "results": results, "summary": summarise(results)}))
 
 
 if __name__ == "__main__":

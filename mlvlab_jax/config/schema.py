@@ -49,6 +49,12 @@ class PipelineConfig:
     """A quarantine.jsonl as `mlvlab validate` and training write it: what it lists is left out; null: nothing."""
     validation_fraction: Fraction = 0.1
     """Share of the training split held out where the source has no validation split of its own; 0 for none."""
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """How much an example of each class counts in the training loss: by class name, 1 where not named. balanced: all
+    classes alike, whatever their size. null: all examples alike."""
+    class_sampling: Literal["natural", "balanced"] = "natural"
+    """Which training examples make an epoch. natural: each once. balanced: as many of every class, those of small
+    classes repeatedly, of large ones a part that changes with the epoch."""
     mean: tuple[float, ...] = (0.5,)
     """Subtracted after scaling pixels to [0, 1]: one value, or one a channel."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
@@ -142,6 +148,16 @@ class IntegrityConfig:
 
 
 @configclass
+class FreezeConfig:
+    """Parameters that stay as they are. Batch statistics, which are no parameters, follow the data all the same."""
+
+    params: Annotated[str, AfterValidator(check_pattern)] = ".*"
+    """Regular expression found in their names, such as ^(?!head) for all but the head."""
+    until_epoch: Annotated[float, Field(gt=0)] | None = None
+    """Epoch from which they are trained like the others; null: they never are, and cost neither time nor memory."""
+
+
+@configclass
 class TrainingConfig:
     """How long, how large and how fast."""
 
@@ -161,8 +177,20 @@ class TrainingConfig:
     """What happens where numbers stop being numbers."""
     loss_spikes: LossSpikeConfig | None = None
     """Leave out updates of sudden losses; null applies all."""
+    freeze: tuple[FreezeConfig, ...] = ()
+    """Parameters that are not trained, or later than the others; for a network that has been trained before."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of a block over that of the block after it; the head has all of it. 0.75 is usual where a vision
+    transformer is trained on; null: all layers alike."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of weights that is evaluated instead of the last weights; null is off."""
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    """What is trained on. cross_entropy: classes exclude each other, by softmax; of data with several labels an image a
+    sigmoid for each class in any case. binary_cross_entropy: a sigmoid for each class of all data, the mean over the
+    classes, as recipes with mixed images have it."""
+    focal_gamma: Annotated[float, Field(gt=0)] | None = None
+    """Exponent of the focal loss, which counts examples less the surer the network is of them; 2 is usual. null: all
+    count alike."""
     label_smoothing: Fraction = 0.0
     """Share of the target spread evenly over all classes."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 
 from mlvlab_jax.config.schema import PipelineConfig, PreprocessSpec
+from mlvlab_jax.data.balance import sample_classes_evenly, weigh_classes
 from mlvlab_jax.data.decode import fit_pixels
 from mlvlab_jax.data.order import Part, Split, permute
 from mlvlab_jax.data.quarantine import read_left_out
@@ -80,7 +81,16 @@ def open_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> Data:
         return to_pixels(stored, preprocess, max_bytes=max_bytes, place=f"{source.name}[{name}]")
 
     splits, identity = _make_splits(opened, pipeline, read, seed=seed, place=source.name)
+    splits["train"] = _balance(splits["train"], pipeline, opened.class_names)
     return Data(splits, preprocess, opened.class_names, identity, read_versions(opened.paths))
+
+
+def _balance(train: Split, pipeline: PipelineConfig, class_names: tuple[str, ...]) -> Split:
+    if pipeline.class_weights is not None:
+        train = weigh_classes(train, pipeline.class_weights, class_names)
+    if pipeline.class_sampling == "balanced":
+        train = sample_classes_evenly(train, num_classes=len(class_names))
+    return train
 
 
 def describe_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> DataShape:

@@ -10,8 +10,9 @@ import optax
 
 from mlvlab_jax.config.schema import Config
 from mlvlab_jax.engine.state import TrainState
-from mlvlab_jax.engine.step import compute_loss, make_dropout_key, make_examples, take_piece
+from mlvlab_jax.engine.step import compute_loss, loss_form, make_dropout_key, make_examples, take_piece
 from mlvlab_jax.models.nets.api import Model, Variables
+from mlvlab_jax.optim.fine_tuning import hold_frozen
 from mlvlab_jax.trees import named_leaves
 from mlvlab_jax.types import Tree
 
@@ -120,13 +121,14 @@ def _divide(config: Config, state: TrainState, batch: Tree) -> Iterator[tuple[sl
 
 
 def _make_losses(model: Model, config: Config) -> Losses:
-    smoothing = config.training.label_smoothing
+    form = loss_form(config.training)
 
     def compute_one(logits: jax.Array, target: Tree) -> jax.Array:
-        return compute_loss(logits[None], jax.tree.map(lambda x: x[None], target), smoothing)[0]
+        return compute_loss(logits[None], jax.tree.map(lambda x: x[None], target), form)[0]
 
     def compute_losses(variables: Variables, piece: Tree, key: jax.Array) -> jax.Array:
-        logits, _ = model.apply(variables, piece["image"], key, True)
+        tuned = Variables(hold_frozen(variables.params, config.training), variables.state)
+        logits, _ = model.apply(tuned, piece["image"], key, True)
         return jax.vmap(compute_one)(logits, {name: rows for name, rows in piece.items() if name != "image"})
 
     return compute_losses

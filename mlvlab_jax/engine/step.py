@@ -15,12 +15,13 @@ from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
 from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import CompileOptions
 from mlvlab_jax.engine.examples import digest_batch
-from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
+from mlvlab_jax.engine.losses import LossForm, cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.skipping import describe_gradients, guards, keep_good
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.optim.chain import Optimizer
+from mlvlab_jax.optim.fine_tuning import hold_frozen
 from mlvlab_jax.types import Tree
 
 Scalars = dict[str, jax.Array]
@@ -104,8 +105,9 @@ def _accumulate(
     """Gradient of the batch's mean loss, new model state, and sums; in pieces where so configured."""
 
     def loss_sum(params: Tree, piece: Tree, piece_key: jax.Array) -> tuple[jax.Array, tuple[Tree, Scalars]]:
-        logits, state = model.apply(Variables(params, variables.state), piece["image"], piece_key, True)
-        loss, count = compute_loss(logits, piece, training.label_smoothing)
+        tuned = Variables(hold_frozen(params, training), variables.state)
+        logits, state = model.apply(tuned, piece["image"], piece_key, True)
+        loss, count = compute_loss(logits, piece, loss_form(training))
         correct = (is_correct(logits, piece["label"]) * piece["mask"]).sum()
         return loss, (state, {"loss_sum": loss, "num_correct": correct, "num_examples": count})
 
@@ -123,18 +125,24 @@ def _accumulate(
     return jax.tree.map(lambda g: g / sums["num_examples"], grads), state, sums
 
 
-def compute_loss(logits: jax.Array, piece: Tree, smoothing: float) -> tuple[jax.Array, jax.Array]:
+def loss_form(training: TrainingConfig) -> LossForm:
+    """Which loss is trained on."""
+    binary = training.loss == "binary_cross_entropy"
+    return LossForm(training.label_smoothing, binary, training.focal_gamma or 0.0)
+
+
+def compute_loss(logits: jax.Array, piece: Tree, form: LossForm) -> tuple[jax.Array, jax.Array]:
     """Sum of the losses of a piece of a batch, in nats, and how many examples it is of.
 
     Args:
         logits: float32 (b k).
         piece: As of `make_examples`, or a part of it.
-        smoothing: `training.label_smoothing`.
+        form: Which loss.
     """
     if "other_label" not in piece:
-        return cross_entropy(logits, piece["label"], piece["mask"], smoothing=smoothing)
+        return cross_entropy(logits, piece["label"], piece["mask"], form)
     labels = (piece["label"], piece["other_label"], piece["label_weight"])
-    return mixed_cross_entropy(logits, *labels, piece["mask"], smoothing=smoothing)
+    return mixed_cross_entropy(logits, *labels, piece["mask"], form)
 
 
 def _average(ema: Variables | None, variables: Variables, step: jax.Array, decay: float | None) -> Variables | None:

@@ -9,6 +9,7 @@ import optax
 from optax import contrib
 
 from mlvlab_jax.config.schema import TrainingConfig
+from mlvlab_jax.optim.fine_tuning import tune
 from mlvlab_jax.optim.horizon import Horizon
 from mlvlab_jax.optim.schedules import PlateauParams, Schedule
 from mlvlab_jax.plugins import OPTIMIZERS, SCHEDULES, Spec
@@ -33,7 +34,7 @@ def make_optimizer(optimizer: Spec, schedule: Spec, training: TrainingConfig, ho
     def scheduled(step: Any) -> Any:
         return peak * plan.factor(step)
 
-    links = [OPTIMIZERS.build(optimizer, learning_rate=scheduled)]
+    links = [tune(OPTIMIZERS.build(optimizer, learning_rate=scheduled), training, horizon)]
     if training.gradient_clip_norm is not None:
         links.insert(0, optax.clip_by_global_norm(training.gradient_clip_norm))
     if plan.plateau is None:

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from mlvlab_jax.engine.experiment import make_experiment
-from mlvlab_jax.engine.losses import cross_entropy, mixed_cross_entropy
+from mlvlab_jax.engine.losses import LossForm, cross_entropy, mixed_cross_entropy
 from mlvlab_jax.engine.per_example import PerExample, find_not_finite, measure_examples, see_examples
 from mlvlab_jax.engine.replay import read_batch
 from mlvlab_jax.engine.step import make_dropout_key, make_examples
@@ -45,9 +45,9 @@ def make_oracle(config, experiment, batch):
     def loss(params, piece, key, weights):
         logits, _ = experiment.model.apply(state.variables._replace(params=params), piece["image"], key, True)
         if "other_label" not in piece:
-            return cross_entropy(logits, piece["label"], weights, smoothing=0.0)[0]
+            return cross_entropy(logits, piece["label"], weights, LossForm(smoothing=0.0))[0]
         labels = [piece[name] for name in ("label", "other_label", "label_weight")]
-        return mixed_cross_entropy(logits, *labels, weights, smoothing=config.training.label_smoothing)[0]
+        return mixed_cross_entropy(logits, *labels, weights, LossForm(smoothing=config.training.label_smoothing))[0]
 
     differentiate = jax.jit(jax.value_and_grad(loss))
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 from mlvlab_jax.config.schema import TrainingConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
-from mlvlab_jax.engine.losses import cross_entropy, is_correct, mixed_cross_entropy
+from mlvlab_jax.engine.losses import LossForm, cross_entropy, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.step import SCALARS, _accumulate, compile_train_step, make_train_step
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.api import Model, Variables
@@ -82,11 +82,11 @@ def test_cross_entropy_by_hand_and_by_finite_differences():
     for smoothing in (0.0, 0.1):
         target = optax.smooth_labels(jax.nn.one_hot(label, 3), smoothing)
         expected = -(np.asarray(target) * np.asarray(jax.nn.log_softmax(logits))).sum(1)[:3].sum()
-        total, count = cross_entropy(logits, label, mask, smoothing=smoothing)
+        total, count = cross_entropy(logits, label, mask, LossForm(smoothing=smoothing))
         np.testing.assert_allclose(total, expected, rtol=1e-5)
         assert count == 3
         check_grads(
-            lambda x, s=smoothing: cross_entropy(jnp.asarray(x), label, mask, smoothing=s)[0],
+            lambda x, s=smoothing: cross_entropy(jnp.asarray(x), label, mask, LossForm(smoothing=s))[0],
             (logits,),
             order=1,
             modes=["rev"],
@@ -124,13 +124,59 @@ def test_several_labels_have_the_binary_cross_entropy_of_each_class():
             values = -(target * np.log(expit(logits)) + (1 - target) * np.log(1 - expit(logits)))
             return values.mean(1)[:3].sum()
 
-        total, count = cross_entropy(jnp.asarray(logits), label, mask, smoothing=smoothing)
+        total, count = cross_entropy(jnp.asarray(logits), label, mask, LossForm(smoothing=smoothing))
         np.testing.assert_allclose(total, expected(label), rtol=1e-5)
         assert count == 3
-        total, _ = mixed_cross_entropy(jnp.asarray(logits), label, other, weight, mask, smoothing=smoothing)
+        total, _ = mixed_cross_entropy(jnp.asarray(logits), label, other, weight, mask, LossForm(smoothing=smoothing))
         np.testing.assert_allclose(total, expected(weight[:, None] * label + (1 - weight[:, None]) * other), rtol=1e-5)
     assert is_correct(jnp.asarray(logits), label).tolist() == ((logits > 0) == np.asarray(label)).all(1).tolist()
     assert is_correct(jnp.asarray(logits), label)[1] == 1
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("binary", [False, True])
+def test_focal_and_binary_losses_are_their_definitions(binary, smoothing, gamma):
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32) * 3
+    label, mask = jnp.array([0, 1, 2, 0, 1]), jnp.array([1.0, 2.0, 0.5, 1.0, 0.0])
+    target = np.asarray(jax.nn.one_hot(label, 3)) * (1 - smoothing) + smoothing / 3
+    yes = expit(logits) if binary else np.asarray(jax.nn.softmax(logits))
+    for exponent in (0.0, gamma):
+        values = target * (1 - yes) ** exponent * np.log(yes)
+        if binary:
+            values = (values + (1 - target) * yes**exponent * np.log(1 - yes)) / 3
+        form = LossForm(smoothing, binary, exponent)
+        total, count = cross_entropy(jnp.asarray(logits), label, mask, form)
+        np.testing.assert_allclose(total, -(values.sum(1) * mask).sum(), rtol=1e-5)
+        assert count == 4.5
+        check_grads(
+            lambda x, f=form: cross_entropy(jnp.asarray(x), label, mask, f)[0],
+            (jnp.asarray(logits),),
+            order=1,
+            modes=["rev"],
+        )
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_focal_loss_of_an_example_beyond_doubt_has_a_finite_gradient(binary):
+    logits = jnp.asarray([[200.0, -200.0], [-200.0, 200.0]])
+
+    def loss(x):
+        return cross_entropy(x, jnp.array([0, 0]), jnp.ones(2), LossForm(binary=binary, gamma=0.5))[0]
+
+    gradient = jax.grad(loss)(logits)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient[0]).max() == 0
+    assert np.abs(gradient[1]).max() > 0.4
+
+
+def test_a_run_trains_on_the_loss_it_is_configured_with():
+    plain = tiny_config()
+    for changes in ({"loss": "binary_cross_entropy"}, {"focal_gamma": 2.0}):
+        _, losses = train(tiny_config(training=changes), 18)
+        _, others = train(plain, 1)
+        assert losses[0] < 0.9 * others[0]  # both count less than the plain one of as many classes
+        assert losses[-1] < losses[0]
 
 
 def test_bfloat16_keeps_float32_weights_and_learns():
