@@ -158,6 +158,20 @@ class FreezeConfig:
 
 
 @configclass
+class LoraConfig:
+    """Low-rank adaptation: of some kernels a product of two thin matrices is trained, and nothing else but the head."""
+
+    rank: Positive = 8
+    """Inner width of the product; 4 to 16 are usual."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The product counts alpha / rank times, so that the learning rate may stay where the rank changes."""
+    kernels: Annotated[str, AfterValidator(check_pattern)] = r"(^|/)(qkv|out|mlp_in|mlp_out)/kernel$"
+    """Regular expression found in the names of the kernels that get one."""
+    trained: Annotated[str, AfterValidator(check_pattern)] = r"^head/"
+    """Regular expression found in the names of the other parameters that are trained."""
+
+
+@configclass
 class TrainingConfig:
     """How long, how large and how fast."""
 
@@ -179,6 +193,8 @@ class TrainingConfig:
     """Leave out updates of sudden losses; null applies all."""
     freeze: tuple[FreezeConfig, ...] = ()
     """Parameters that are not trained, or later than the others; for a network that has been trained before."""
+    lora: LoraConfig | None = None
+    """Train thin matrices beside the kernels in place of these; a package has their sum. null: train the kernels."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Learning rate of a block over that of the block after it; the head has all of it. 0.75 is usual where a vision
     transformer is trained on; null: all layers alike."""

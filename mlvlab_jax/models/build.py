@@ -10,6 +10,7 @@ from mlvlab_jax.config.schema import TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.attention import Accelerator
 from mlvlab_jax.models.nets.api import Model
+from mlvlab_jax.models.nets.lora import add_adapters
 from mlvlab_jax.plugins import MODELS, Spec
 from mlvlab_jax.types import ImageSpec
 
@@ -24,7 +25,7 @@ def build_model(
 
     Args:
         spec: Which network.
-        training: Its precision and remat are used.
+        training: Its precision, remat and lora are used.
         num_classes: Width of the logits.
         image: Shape of what it is given.
         device: One of those it will run on.
@@ -47,7 +48,7 @@ def build_model(
             )
         context["remat"] = training.remat
     model: Model = MODELS.build(spec, **context)
-    return model
+    return model if training.lora is None else add_adapters(model, training.lora)
 
 
 def _parameters(name: str) -> set[str]:

@@ -19,9 +19,17 @@ _LAST = re.compile(r"^(head|norm|pool)(/|$)")
 _LAYER = re.compile(r"^block(\d+)(?:/|$)|^stage(\d+)_(?:(\d+)|[a-z])")
 
 
+def list_rules(training: TrainingConfig) -> tuple[FreezeConfig, ...]:
+    """`training.freeze`, and what adapters want frozen."""
+    if training.lora is None:
+        return training.freeze
+    adapted = FreezeConfig(params=f"^(?!.*lora_[ab]$)(?!.*(?:{training.lora.trained}))")
+    return (*training.freeze, adapted)
+
+
 def hold_frozen(params: Tree, training: TrainingConfig) -> Tree:
     """`params`, of which those frozen for the whole run have no gradient, so that none is computed."""
-    rules = [rule for rule in training.freeze if rule.until_epoch is None]
+    rules = [rule for rule in list_rules(training) if rule.until_epoch is None]
     if not rules:
         return params
     return map_with_name(lambda name, x: jax.lax.stop_gradient(x) if _matches(name, rules) else x, params)
@@ -37,14 +45,14 @@ def tune(inner: optax.GradientTransformation, training: TrainingConfig, horizon:
         ConfigError: When its state is made: a rule matches no parameter, nothing is left to train, or the network's
             layers have no names that tell their order.
     """
-    links = []
-    if training.freeze:
-        links.append(_freeze(inner, training.freeze))
-        if any(rule.until_epoch is not None for rule in training.freeze):
-            links.append(_hold_until(training.freeze, horizon))
+    links, rules = [], list_rules(training)
+    if rules:
+        links.append(_freeze(inner, rules))
+        if any(rule.until_epoch is not None for rule in rules):
+            links.append(_hold_until(rules, horizon))
     if training.layer_decay is not None:
         decay = training.layer_decay
-        links += [] if training.freeze else [inner]
+        links += [] if rules else [inner]
         links.append(optax.stateless(lambda updates, params: jax.tree.map(_times, updates, scales(updates, decay))))
     return optax.chain(*links) if links else inner
 

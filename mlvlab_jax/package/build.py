@@ -28,6 +28,7 @@ from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.errors import ConfigError, DataError, NonFiniteError
 from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
 from mlvlab_jax.files import sha256_file, write_atomic
+from mlvlab_jax.models.nets.lora import merge_adapters
 from mlvlab_jax.package.arrays import read_arrays, write_arrays
 from mlvlab_jax.package.card import write_card
 from mlvlab_jax.package.documents import Labels, Preprocess, render
@@ -146,7 +147,7 @@ def _evaluate(
 def _write_files(folder: Path, run: Run, *, name: str, today: datetime.date) -> None:
     config, data = run.config, run.data
     weights_path = folder / "model.safetensors"
-    write_arrays(weights_path, name_weights(run.state.evaluated))
+    write_arrays(weights_path, name_weights(merge_adapters(run.state.evaluated, config.training.lora)))
     forward, shapes = make_forward(config, num_classes=len(data.class_names), image=data.spec)
     write_atomic(folder / "export/model.bin", export_forward(forward, shapes, image=data.spec))
     weights = read_arrays(weights_path)
