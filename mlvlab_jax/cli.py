@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "checkpoint": ("checkpoints", "look at what a run has saved: ls, verify, show, export"),
+    "weights": ("weights_command", "weights of timm, transformers and big_vision: import, export, inspect"),
     "verify-resume": ("verify_resume", "kill a run again and again, and prove that it ends as if it had not been"),
     "replay": ("replay", "make a step of a run again, and compare it with what was logged"),
     "compare": ("compare", "tell two runs apart on the same examples"),

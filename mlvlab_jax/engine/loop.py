@@ -11,6 +11,7 @@ from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.inspection import check_before_training
 from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.engine.attempt import AttemptLog
+from mlvlab_jax.engine.beginning import begin
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
@@ -21,7 +22,7 @@ from mlvlab_jax.engine.folder import describe_move, describe_tags, write_start
 from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.peers import ending_without_peers
 from mlvlab_jax.engine.progress import Progress
-from mlvlab_jax.engine.recovery import begin_looking, recover
+from mlvlab_jax.engine.recovery import begin_looking, list_steps, recover
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.trainer import Breakable, Ended, Trainer, describe_versions
@@ -80,7 +81,14 @@ def run(
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
     identity, versions = dict(experiment.data.identity), describe_versions(experiment)
-    manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
+    if not list_steps(workdir / "checkpoints"):
+        state, weights = begin(config, experiment, workdir=workdir)
+        experiment = dataclasses.replace(experiment, state=state)
+    else:
+        weights = None
+    manifest = from_first(
+        lambda: write_start(workdir, config, data_identity=identity, data_version=versions, weights=weights)
+    )
     for line in describe_move(manifest):
         tracker.note(line)
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
