@@ -1,9 +1,9 @@
 """Vision transformers, by the names of their papers or with every field free."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.config.schema import Fraction, Positive, Remat
@@ -12,13 +12,19 @@ from mlvlab_jax.models.cnn import check_patch
 from mlvlab_jax.plugins import MODELS
 from mlvlab_jax.types import ImageSpec
 
-#: hidden_size, num_heads, num_layers, mlp_dim. S to H: Dosovitskiy et al. 2020 and Touvron et al. 2020 (Ti, S).
+Gelu = Literal["tanh", "exact"]
+
+#: hidden_size, num_heads, num_layers, mlp_dim. B to H: Dosovitskiy et al. 2020; Ti, S: Touvron et al. 2020; So400m:
+#: Alabdulmohsin et al. 2023; g, G: Zhai et al. 2021.
 VARIANTS = {
     "Ti": (192, 3, 12, 768),
     "S": (384, 6, 12, 1536),
     "B": (768, 12, 12, 3072),
     "L": (1024, 16, 24, 4096),
     "H": (1280, 16, 32, 5120),
+    "So400m": (1152, 16, 27, 4304),
+    "g": (1408, 16, 40, 6144),
+    "G": (1664, 16, 48, 8192),
 }
 
 
@@ -26,7 +32,7 @@ VARIANTS = {
 class VisionTransformerParams:
     """A variant, and what is to differ from it."""
 
-    variant: Literal["Ti", "S", "B", "L", "H"] = "B"
+    variant: Literal["Ti", "S", "B", "L", "H", "So400m", "g", "G"] = "B"
     """Size by name; each field below overrides one of its numbers."""
     hidden_size: Positive | None = None
     """Width of a token."""
@@ -38,10 +44,25 @@ class VisionTransformerParams:
     """Width inside a block's MLP; where hidden_size is given it defaults to four times that."""
     patch_size: Positive | Literal["auto"] = "auto"
     """Side of a patch in pixels; auto: 16 from 64 pixels on, else the largest that leaves at least 4 x 4 patches."""
-    pool: Literal["cls", "gap"] = "cls"
-    """Classify from an extra class token, or from the mean of all tokens."""
-    position: Literal["learned", "sincos"] = "learned"
-    """Position embedding."""
+    pool: Literal["cls", "gap", "map"] = "cls"
+    """What is classified: cls, an extra class token; gap, the mean of all patches; map, the answer of attention to one
+    learned query, as SigLIP has it."""
+    final_norm: Literal["tokens", "pooled"] = "tokens"
+    """Whether every token is normalised before pooling, as in the paper, or their mean after it, as timm does with gap
+    (`fc_norm`)."""
+    position: Literal["learned", "learned_patches", "sincos", "rope"] = "learned"
+    """How a token knows its place. learned: an embedding for each, the class token too. learned_patches: for patches
+    only, as in DeiT-III (timm's `no_embed_class`). sincos: fixed. rope: queries and keys of patches turned by row and
+    column, as RoPE-Axial (Heo et al. 2024; timm's `vit_*_rope_224`); nothing is added."""
+    registers: Annotated[int, Field(ge=0)] = 0
+    """Extra learned tokens without a place, left out of pooling (timm's `reg_tokens`); 4 is usual."""
+    layer_scale: Annotated[float, Field(ge=0)] = 0.0
+    """What a learned scale of each channel of both branches starts at; 0 leaves the scales out. DeiT-III: 1e-4, and
+    1e-6 for its larger sizes."""
+    qk_norm: bool = False
+    """Normalise the queries and keys of each head, against attention that grows too sharp at large learning rates."""
+    gelu: Gelu = "tanh"
+    """Form of the activation: tanh as in JAX (AugReg, big_vision), exact as in torch (timm, DeiT, transformers)."""
     dropout: Fraction = 0.0
     """Dropped share after the embedding, the attention and both MLP layers."""
     stochastic_depth: Fraction = 0.0
@@ -63,6 +84,16 @@ class VisionTransformerParams:
             raise ValueError(
                 f"num_heads {size.num_heads} does not divide hidden_size {size.hidden_size}; "
                 f"expected a divisor; {fits[-1]} fits"
+            )
+        head_dim = size.hidden_size // size.num_heads
+        if self.position == "rope" and head_dim % 4:
+            raise ValueError(
+                f"position 'rope' needs heads of a multiple of 4, found hidden_size / num_heads {head_dim}"
+            )
+        if self.final_norm == "pooled" and self.pool != "gap":
+            raise ValueError(
+                f"final_norm 'pooled' normalises a mean, found pool {self.pool!r}; expected pool 'gap', or final_norm "
+                "'tokens'"
             )
         return self
 
@@ -89,7 +120,17 @@ class Size:
     mlp_dim: int
 
 
-_TINY = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.1, "stochastic_depth": 0.1, "patch_size": 4}
+_TINY = {
+    "hidden_size": 16,
+    "num_heads": 2,
+    "num_layers": 2,
+    "patch_size": 4,
+    "registers": 1,
+    "layer_scale": 0.5,
+    "qk_norm": True,
+    "dropout": 0.1,
+    "stochastic_depth": 0.1,
+}
 
 
 @MODELS.register("vision_transformer", VisionTransformerParams, example=_TINY)
@@ -118,7 +159,8 @@ def build_vision_transformer(
     References:
         A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020.
         H. Touvron et al., "Training data-efficient image transformers", 2020.
-        G. Huang et al., "Deep Networks with Stochastic Depth", 2016.
+        H. Touvron, M. Cord, H. Jegou, "DeiT III: Revenge of the ViT", 2022 (layer scale).
+        T. Darcet et al., "Vision Transformers Need Registers", 2023.
     """
     import jax.numpy as jnp
 

@@ -8,7 +8,6 @@ import pytest
 from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.layers import StochasticDepth, to_patches
-from mlvlab_jax.models.nets.vit import sincos_positions
 from mlvlab_jax.plugins import MODELS, Spec
 from mlvlab_jax.trees import count_elements
 from mlvlab_jax.types import ImageSpec
@@ -36,15 +35,12 @@ PUBLISHED = [
     ("vision_transformer", {"variant": "L"}, 304_326_632),
     ("vision_transformer", {"variant": "H", "patch_size": 14}, 632_045_800),
 ]
-_CLS_POSITION = {"Ti": 192, "S": 384, "B": 768, "L": 1024, "H": 1280}
 
 
 @pytest.mark.parametrize(("name", "params", "published"), PUBLISHED)
 def test_parameter_counts_are_the_published_ones(name, params, published):
     variables = jax.eval_shape(build(name, **params).init, jax.random.key(0))
-    # The class token has no position of its own here: it would be added to a token that is itself free.
-    absorbed = _CLS_POSITION[params["variant"]] if name == "vision_transformer" else 0
-    assert count_elements(variables.params) == published - absorbed
+    assert count_elements(variables.params) == published
 
 
 def test_patches_and_product_equal_a_strided_convolution():
@@ -52,13 +48,6 @@ def test_patches_and_product_equal_a_strided_convolution():
     kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
     expected = jax.lax.conv_general_dilated(image, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     np.testing.assert_allclose(to_patches(image, 4) @ kernel.reshape(-1, 5), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_sincos_positions_are_distinct_and_bounded():
-    table = sincos_positions(3, 5, 16)[0]
-    assert table.shape == (15, 16)
-    assert np.abs(table).max() <= 1
-    assert len(np.unique(table.round(5), axis=0)) == 15
 
 
 def test_stochastic_depth_keeps_the_mean_and_drops_whole_examples():

@@ -70,6 +70,7 @@ class ResNet(nn.Module):
                     name=f"stage{stage}_{i}",
                 )
                 x = block(x, train)
+            self.sow("intermediates", f"stage_{stage}", x)
         features = x.astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "embedding", features)
         return nn.Dense(self.num_classes, name="head")(features)
