@@ -59,7 +59,7 @@ def export_arrays(weights: Weights, format: str) -> dict[str, np.ndarray]:  # no
 def _export(weights: Weights, peer: Peer) -> dict[str, np.ndarray]:
     links = link(peer, weights.params, image=weights.image, like=weights.arrays)
     named: Mapping[str, Any] = to_theirs(links, weights.arrays)
-    return {name: np.ascontiguousarray(array) for name, array in named.items()}
+    return {name: np.asarray(array, order="C") for name, array in named.items()}
 
 
 def write_export(path: Path, arrays: Mapping[str, np.ndarray], format: str) -> None:  # noqa: A002 - as above

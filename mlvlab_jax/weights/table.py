@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.types import ImageSpec
@@ -77,7 +78,8 @@ def norm(ours: str, theirs: str) -> list[Rule]:
 def batch_norm(ours: str, theirs: str) -> list[Rule]:
     """The same with the statistics; torch counts its batches too, which nothing is computed with."""
     stats = f"state/batch_stats/{ours}"
-    mean = Rule((f"{stats}/mean",), (f"{theirs}.running_mean",), SAME, ((f"{theirs}.num_batches_tracked", 0),))
+    counter = ((f"{theirs}.num_batches_tracked", np.int64(0)),)
+    mean = Rule((f"{stats}/mean",), (f"{theirs}.running_mean",), SAME, counter)
     return [*norm(ours, theirs), mean, Rule((f"{stats}/var",), (f"{theirs}.running_var",))]
 
 
