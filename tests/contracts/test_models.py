@@ -64,7 +64,7 @@ def test_a_forward_pass_gives_the_same_logits_and_what_the_head_is_given(name):
     entry = MODELS.entry(name)
     spec = Spec(name, params_from(entry.params, entry.example))
     model = MODELS.build(spec, num_classes=5, image=IMAGE, dtype=jnp.float32)
-    variables = perturbed(model)
+    variables = perturbed(build(name))
     logits, embedding = jax.jit(model.describe)(variables, batch())
     expected, _ = build(name).apply(variables, batch(), KEY, False)
     np.testing.assert_array_equal(logits, expected)
@@ -86,7 +86,7 @@ def test_intermediates_are_named_shaped_and_finite(name):
     entry = MODELS.entry(name)
     spec = Spec(name, params_from(entry.params, entry.example))
     model = MODELS.build(spec, num_classes=5, image=IMAGE, dtype=jnp.float32)
-    variables = perturbed(model)
+    variables = perturbed(build(name))
     found, (_, embedding) = jax.jit(lambda *args: (model.intermediates(*args), model.describe(*args)))(
         variables, batch()
     )
