@@ -81,7 +81,8 @@ def _inspect(parsed: argparse.Namespace) -> int:
         target, options = network(file)
         found = import_weights(file, target, options)
         if not parsed.json:
-            print(f"fits {target.spec.name}" + "".join(f"\n  {line}" for line in found.provenance["changed"]))
+            lines = [*found.provenance["changed"], *(f"note: {note}" for note in found.notes)]
+            print(f"fits {target.spec.name}" + "".join(f"\n  {line}" for line in lines))
     return 0
 
 
@@ -103,7 +104,7 @@ def _import(parsed: argparse.Namespace) -> int:
     written = write_imported(parsed.output, imported, target)
     total = sum(array.size for array in imported.arrays.values())
     print(f"{written}: {len(imported.arrays)} arrays, {total:,} numbers, of {file.source}")
-    for line in imported.provenance["changed"]:
+    for line in (*imported.provenance["changed"], *(f"note: {note}" for note in imported.notes)):
         print(f"  {line}")
     return 0
 
@@ -115,9 +116,11 @@ def _export(parsed: argparse.Namespace) -> int:
         raise ConfigError(f"--output {parsed.output}: is there; expected a new file; remove it, or name another")
     from mlvlab_jax.weights.exporting import export_arrays, write_export
 
-    arrays = export_arrays(_open_source(parsed), parsed.format)
-    write_export(parsed.output, arrays, parsed.format)
-    print(f"{parsed.output}: {len(arrays)} arrays as {parsed.format} has them")
+    exported = export_arrays(_open_source(parsed), parsed.format)
+    write_export(parsed.output, exported.arrays, parsed.format)
+    print(f"{parsed.output}: {len(exported.arrays)} arrays as {parsed.format} has them")
+    for line in exported.notes:
+        print(f"  note: {line}")
     return 0
 
 

@@ -24,10 +24,13 @@ from mlvlab_jax.weights.importing import Imported, Target, import_weights
 
 
 class Beginning(NamedTuple):
-    """state: at step 0. provenance: where its weights are from, as the manifest has it; None of those of chance."""
+    """state: at step 0. provenance: where its weights are from, as the manifest has it; None of those of chance. notes:
+    what the person watching should know of them, a line each.
+    """
 
     state: TrainState
-    provenance: dict[str, Any] | None
+    provenance: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def begin(config: Config, experiment: Experiment, *, workdir: Path) -> Beginning:
@@ -43,7 +46,7 @@ def begin(config: Config, experiment: Experiment, *, workdir: Path) -> Beginning
         DataError: The weights do not fit, or are others than those that the run began with.
     """
     if config.weights is None:
-        return Beginning(experiment.state, None)
+        return Beginning(experiment.state)
     names = experiment.data.class_names
     target = Target(config.model, experiment.data.spec, Classes(len(names), names))
     file = read_weights(config.weights.path)
@@ -55,7 +58,10 @@ def begin(config: Config, experiment: Experiment, *, workdir: Path) -> Beginning
             "back, or give another --workdir"
         )
     imported = import_weights(file, target, config.weights)
-    return Beginning(_adopt(imported, experiment, with_ema=config.training.ema_decay is not None), imported.provenance)
+    state = _adopt(imported, experiment, with_ema=config.training.ema_decay is not None)
+    provenance = imported.provenance
+    begun = f"begins with {file.source} ({provenance['format']}, SHA-256 {file.sha256[:12]})"
+    return Beginning(state, provenance, (begun, *provenance["changed"], *imported.notes))
 
 
 def _adopt(imported: Imported, experiment: Experiment, *, with_ema: bool) -> TrainState:

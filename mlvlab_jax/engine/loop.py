@@ -11,7 +11,7 @@ from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.inspection import check_before_training
 from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.engine.attempt import AttemptLog
-from mlvlab_jax.engine.beginning import begin
+from mlvlab_jax.engine.beginning import Beginning, begin
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
@@ -81,14 +81,15 @@ def run(
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
     identity, versions = dict(experiment.data.identity), describe_versions(experiment)
-    if not list_steps(workdir / "checkpoints"):
-        state, weights = begin(config, experiment, workdir=workdir)
-        experiment = dataclasses.replace(experiment, state=state)
-    else:
-        weights = None
+    # A run that goes on has its weights in its checkpoints.
+    new = not list_steps(workdir / "checkpoints")
+    begun = begin(config, experiment, workdir=workdir) if new else Beginning(experiment.state)
+    experiment = dataclasses.replace(experiment, state=begun.state)
     manifest = from_first(
-        lambda: write_start(workdir, config, data_identity=identity, data_version=versions, weights=weights)
+        lambda: write_start(workdir, config, data_identity=identity, data_version=versions, weights=begun.provenance)
     )
+    for line in begun.notes:
+        tracker.note(line)
     for line in describe_move(manifest):
         tracker.note(line)
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode

@@ -4,7 +4,7 @@ import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -30,7 +30,14 @@ class Weights:
     arrays: dict[str, np.ndarray] = dataclasses.field(repr=False)
 
 
-def export_arrays(weights: Weights, format: str) -> dict[str, np.ndarray]:  # noqa: A002 - as the option is called
+class Exported(NamedTuple):
+    """Arrays by the names of a library; notes: what the person should know, a line each."""
+
+    arrays: dict[str, np.ndarray]
+    notes: tuple[str, ...]
+
+
+def export_arrays(weights: Weights, format: str) -> Exported:  # noqa: A002 - as the option is called
     """The arrays as a library has them, by its names.
 
     Args:
@@ -56,10 +63,11 @@ def export_arrays(weights: Weights, format: str) -> dict[str, np.ndarray]:  # no
     raise refused
 
 
-def _export(weights: Weights, peer: Peer) -> dict[str, np.ndarray]:
+def _export(weights: Weights, peer: Peer) -> Exported:
     links = link(peer, weights.params, image=weights.image, like=weights.arrays)
     named: Mapping[str, Any] = to_theirs(links, weights.arrays)
-    return {name: np.asarray(array, order="C") for name, array in named.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in named.items()}
+    return Exported(arrays, tuple(peer.list_notes(weights.params)))
 
 
 def write_export(path: Path, arrays: Mapping[str, np.ndarray], format: str) -> None:  # noqa: A002 - as above

@@ -86,9 +86,9 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
         raise DataError(f"{path}: an empty file; expected weights; fetch it again")
     if head.startswith(b"PK"):
         return _read_npz(path), "npz"
-    if head[0] == 0x80 and head[1] <= 5:
-        raise _refuse_pickle(path)
-    if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt") and head[8:9] != b"{":
+    # safetensors begin with a length of eight bytes, which may look like a pickle's, and go on with JSON.
+    pickled = head[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")
+    if pickled and head[8:9] != b"{":
         raise _refuse_pickle(path)
     return _read_safetensors(path), "safetensors"
 

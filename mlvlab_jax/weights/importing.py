@@ -41,11 +41,12 @@ class Target:
 @dataclasses.dataclass(frozen=True)
 class Imported:
     """Arrays of ours by name, float32; those of a new last layer are not among them. provenance: where they are from
-    and what was done with them, as plain JSON values.
+    and what was done with them, as plain JSON values. notes: what the person should know, a line each.
     """
 
     arrays: dict[str, np.ndarray] = dataclasses.field(repr=False)
     provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def recognise(file: WeightFile) -> list[Peer]:
@@ -118,7 +119,7 @@ def import_weights(file: WeightFile, target: Target, options: WeightsConfig) -> 
         )
     dtypes = sorted({str(array.dtype) for array in arrays.values()})
     described = _describe(file, peer, done.changes, dtypes=dtypes, dropped=dropped, fresh=fresh)
-    return Imported(done.arrays, described)
+    return Imported(done.arrays, described, notes=tuple(peer.list_notes(target.spec.params)))
 
 
 def _find_dropped(peer: Peer, links: list[Link], file: WeightFile, *, fresh: bool) -> list[str]:

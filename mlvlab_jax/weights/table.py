@@ -44,7 +44,7 @@ class Peer(NamedTuple):
     format: as the commands name it. model: name of our plugin. rules: of (its parameters, image, our names); the first
     match wins. marks: regular expressions, each of which some name in such a file matches. ignored: one of names that
     hold nothing the network computes with. of_head: of those that only a head is made of that has no place in ours, and
-    that go with it.
+    that go with it. settings: of our parameters with which the numbers are theirs, where names and shapes do not tell.
     """
 
     format: str
@@ -53,6 +53,16 @@ class Peer(NamedTuple):
     marks: tuple[str, ...]
     ignored: str = "^$"
     of_head: str = "^$"
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def list_notes(self, params: Any) -> list[str]:
+        """A line for each parameter that makes other numbers of these weights than they make there."""
+        return [
+            f"{self.format} computes with model.params.{name}: {value}, the network with {getattr(params, name)}: the "
+            "same weights give other numbers"
+            for name, value in self.settings
+            if getattr(params, name) != value
+        ]
 
 
 def rule(ours: str, theirs: str, transform: Transform = SAME) -> Rule:

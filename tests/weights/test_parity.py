@@ -56,7 +56,7 @@ def test_what_is_exported_is_bit_for_bit_what_was_imported(name):
     target, file = small_target(name), draw_file(read_golden("small")[name]["arrays"])
     imported = import_weights(file, target, OPTIONS)
     weights = Weights(target.spec.name, target.spec.params, target.image, imported.arrays)
-    exported = export_arrays(weights, name.split()[0])
+    exported = export_arrays(weights, name.split()[0]).arrays
     assert sorted(exported) == sorted(file.arrays)
     again = import_weights(draw_file({}, **exported), target, OPTIONS)
     for key, array in imported.arrays.items():

@@ -53,6 +53,7 @@ AUGREG = Peer(
     rules=functools.partial(_rules, positions="Transformer/posembed_input/pos_embedding", attention=1, mlp=3, norm=2),
     marks=(r"embedding/kernel", r"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"),
     of_head=r"pre_logits/.*",
+    settings=(("gelu", "tanh"),),
 )
 BIG_VISION = Peer(
     format="big_vision",
@@ -60,4 +61,5 @@ BIG_VISION = Peer(
     rules=functools.partial(_rules, positions="pos_embedding", attention=0, mlp=0, norm=1),
     marks=(r"embedding/kernel", r"Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"),
     of_head=r"pre_logits/.*",
+    settings=(("gelu", "tanh"),),
 )

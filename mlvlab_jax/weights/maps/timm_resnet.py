@@ -1,22 +1,34 @@
-"""timm's resnet18 to resnet152, and torchvision's, which has the same names."""
+"""timm's resnet18 to resnet152 and their -D and group-norm forms; torchvision's, which have the same names."""
 
+from collections.abc import Callable
 from typing import Any
 
 from mlvlab_jax.types import ImageSpec
-from mlvlab_jax.weights.table import Peer, Rule, batch_norm, conv, dense
+from mlvlab_jax.weights.table import Peer, Rule, batch_norm, conv, dense, norm
 
 
 def _rules(params: Any, image: ImageSpec, names: frozenset[str]) -> list[Rule]:
+    if params.norm == "group_standardized":
+        return []  # timm computes with kernels as they are, under the same names
     block, theirs = "stage{s}_{i}", "layer{s+1}.{i}"
+    kind, normalise = ("BatchNorm", batch_norm) if params.norm == "batch" else ("GroupNorm", norm)
+    # With a deep stem a pooling comes before the convolution of the shortcut.
+    shortcut = 1 if params.stem == "deep" else 0
     return [
-        *conv("Conv_0", "conv1"),
-        *batch_norm("BatchNorm_0", "bn1"),
+        *(_deep_stem(kind, normalise) if params.stem == "deep" else conv("Conv_0", "conv1")),
+        *normalise(f"{kind}_{2 * shortcut}", "bn1"),
         *conv(f"{block}/Conv_{{k}}", f"{theirs}.conv{{k+1}}"),
-        *batch_norm(f"{block}/BatchNorm_{{k}}", f"{theirs}.bn{{k+1}}"),
-        *conv(f"{block}/shortcut", f"{theirs}.downsample.0"),
-        *batch_norm(f"{block}/shortcut_norm", f"{theirs}.downsample.1"),
+        *normalise(f"{block}/{kind}_{{k}}", f"{theirs}.bn{{k+1}}"),
+        *conv(f"{block}/shortcut", f"{theirs}.downsample.{shortcut}"),
+        *normalise(f"{block}/shortcut_norm", f"{theirs}.downsample.{shortcut + 1}"),
         *dense("head", "fc"),
     ]
+
+
+def _deep_stem(kind: str, normalise: Callable[[str, str], list[Rule]]) -> list[Rule]:
+    """Three convolutions; the last normalisation has a name of its own."""
+    convs = [each for i in range(3) for each in conv(f"Conv_{i}", f"conv1.{3 * i}")]
+    return convs + [each for i in range(2) for each in normalise(f"{kind}_{i}", f"conv1.{3 * i + 1}")]
 
 
 PEER = Peer(

@@ -46,4 +46,5 @@ PEER = Peer(
     model="vision_transformer",
     rules=_rules,
     marks=(r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight"),
+    settings=(("gelu", "exact"),),
 )

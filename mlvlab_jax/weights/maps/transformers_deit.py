@@ -34,4 +34,5 @@ PEER = Peer(
     rules=_rules,
     marks=(r"deit\.embeddings\.distillation_token", r"deit\.encoder\.layer\.0\.layernorm_before\.weight"),
     ignored=r"deit\.pooler\..*|.*\.position_ids",
+    settings=(("gelu", "exact"),),
 )

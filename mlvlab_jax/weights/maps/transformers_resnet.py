@@ -7,6 +7,8 @@ from mlvlab_jax.weights.table import Peer, Rule, batch_norm, conv, dense
 
 
 def _rules(params: Any, image: ImageSpec, names: frozenset[str]) -> list[Rule]:
+    if params.norm != "batch" or params.stem == "deep":
+        return []  # there is none of these
     stem, block, theirs = "resnet.embedder.embedder", "stage{s}_{i}", "resnet.encoder.stages.{s}.layers.{i}"
     return [
         *conv("Conv_0", f"{stem}.convolution"),

@@ -49,4 +49,5 @@ PEER = Peer(
     rules=_rules,
     marks=(r"vit\.embeddings\.cls_token", r"vit\.encoder\.layer\.0\.layernorm_before\.weight"),
     ignored=r"vit\.pooler\..*|.*\.position_ids",
+    settings=(("gelu", "exact"),),
 )
