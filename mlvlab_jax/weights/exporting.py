@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.numpy
 
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.files import write_atomic
 from mlvlab_jax.types import ImageSpec
+from mlvlab_jax.weights.files import write_safetensors
 from mlvlab_jax.weights.maps import PEERS
 from mlvlab_jax.weights.table import Peer, link, to_theirs
 
@@ -81,7 +81,7 @@ def write_export(path: Path, arrays: Mapping[str, np.ndarray], format: str) -> N
         raise ConfigError(f"--output {path}: expected a new file that ends in {suffix}, as {format} has them")
     if format in SAFETENSORS:
         # transformers looks for this entry before it reads a file.
-        write_atomic(path, safetensors.numpy.save(dict(sorted(arrays.items())), metadata={"format": "pt"}))
+        write_safetensors(path, arrays, metadata={"format": "pt"})
         return
     buffer = io.BytesIO()
     named: dict[str, Any] = dict(arrays)

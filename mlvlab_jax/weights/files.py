@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from mlvlab_jax.errors import DataError
-from mlvlab_jax.files import sha256_file
+from mlvlab_jax.files import sha256_file, write_atomic
 from mlvlab_jax.weights.hub import fetch_weights
 
 #: What a folder of weights may call them, in the order in which they are looked for.
@@ -67,6 +68,13 @@ def read_weights(source: str) -> WeightFile:
     if (path.parent / "manifest.json").is_file():
         _check_package(path, digest)
     return WeightFile(source, path, container, digest, arrays, _read_class_names(path.parent))
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], *, metadata: dict[str, str] | None = None) -> None:
+    """Writes arrays by name: whole or not at all; the same ones give the same bytes."""
+    # safetensors writes the memory of an array as it lies there: that of a transposed view is another array's.
+    ordered = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
+    write_atomic(path, safetensors.numpy.save(ordered, metadata=metadata))
 
 
 def _inside(folder: Path) -> Path:

@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.numpy
-
 from mlvlab_jax.config.fields import dump_params, params_from
 from mlvlab_jax.errors import ConfigError, DataError
-from mlvlab_jax.files import write_atomic, write_json
+from mlvlab_jax.files import write_json
 from mlvlab_jax.plugins import MODELS
 from mlvlab_jax.types import ImageSpec
 from mlvlab_jax.weights.exporting import Weights
-from mlvlab_jax.weights.files import read_weights
+from mlvlab_jax.weights.files import read_weights, write_safetensors
 from mlvlab_jax.weights.importing import Imported, Target
 
 
@@ -39,7 +37,7 @@ def write_imported(output: Path, imported: Imported, target: Target) -> Path:
     tree = {"model": model, "image": list(target.image), "num_classes": target.classes.number}
     write_json(document, tree | {"class_names": list(names) if names else None, "weights": imported.provenance})
     try:
-        write_atomic(path, safetensors.numpy.save(dict(sorted(imported.arrays.items()))))
+        write_safetensors(path, imported.arrays)
     except OSError:
         document.unlink(missing_ok=True)
         raise

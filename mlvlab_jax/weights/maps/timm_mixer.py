@@ -11,12 +11,12 @@ def _rules(params: Any, image: ImageSpec, names: frozenset[str]) -> list[Rule]:
     block, theirs = "block{i}", "blocks.{i}"
     return [
         *dense("patch_embed", "stem.proj", patches(image.channels)),
-        *norm(f"{block}/token_norm", f"{theirs}.norm1"),
-        *dense(f"{block}/token_in", f"{theirs}.mlp_tokens.fc1"),
-        *dense(f"{block}/token_out", f"{theirs}.mlp_tokens.fc2"),
-        *norm(f"{block}/channel_norm", f"{theirs}.norm2"),
-        *dense(f"{block}/channel_in", f"{theirs}.mlp_channels.fc1"),
-        *dense(f"{block}/channel_out", f"{theirs}.mlp_channels.fc2"),
+        *norm(f"{block}/tokens_norm", f"{theirs}.norm1"),
+        *dense(f"{block}/tokens/mlp_in", f"{theirs}.mlp_tokens.fc1"),
+        *dense(f"{block}/tokens/mlp_out", f"{theirs}.mlp_tokens.fc2"),
+        *norm(f"{block}/channels_norm", f"{theirs}.norm2"),
+        *dense(f"{block}/channels/mlp_in", f"{theirs}.mlp_channels.fc1"),
+        *dense(f"{block}/channels/mlp_out", f"{theirs}.mlp_channels.fc2"),
         *norm("norm", "norm"),
         *dense("head", "head"),
     ]
@@ -27,4 +27,5 @@ PEER = Peer(
     model="mixer",
     rules=_rules,
     marks=(r"stem\.proj\.weight", r"blocks\.0\.mlp_tokens\.fc1\.weight"),
+    settings=(("gelu", "exact"),),
 )

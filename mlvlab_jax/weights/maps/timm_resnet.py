@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.types import ImageSpec
 from mlvlab_jax.weights.table import Peer, Rule, batch_norm, conv, dense, norm
 
 
 def _rules(params: Any, image: ImageSpec, names: frozenset[str]) -> list[Rule]:
     if params.norm == "group_standardized":
-        return []  # timm computes with kernels as they are, under the same names
+        raise ConfigError(
+            "'group_standardized' makes other kernels of the same arrays than timm; expected batch or group",
+            path="model.params.norm",
+        )
     block, theirs = "stage{s}_{i}", "layer{s+1}.{i}"
     kind, normalise = ("BatchNorm", batch_norm) if params.norm == "batch" else ("GroupNorm", norm)
     # With a deep stem a pooling comes before the convolution of the shortcut.

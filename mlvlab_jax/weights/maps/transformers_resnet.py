@@ -2,13 +2,17 @@
 
 from typing import Any
 
+from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.types import ImageSpec
 from mlvlab_jax.weights.table import Peer, Rule, batch_norm, conv, dense
 
 
 def _rules(params: Any, image: ImageSpec, names: frozenset[str]) -> list[Rule]:
     if params.norm != "batch" or params.stem == "deep":
-        return []  # there is none of these
+        raise ConfigError(
+            f"found norm {params.norm!r} and stem {params.stem!r}; expected norm batch and no deep stem, as there",
+            path="model.params",
+        )
     stem, block, theirs = "resnet.embedder.embedder", "stage{s}_{i}", "resnet.encoder.stages.{s}.layers.{i}"
     return [
         *conv("Conv_0", f"{stem}.convolution"),
