@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": ("compare", "tell two runs apart on the same examples"),
     "registry": ("register", "keep models by name and version: list, show, register, promote, rollback, verify"),
     "serve": ("serve", "answer over HTTP with a model of the registry, or with a package"),
+    "models": ("list_models", "list the models with their sizes, or the parameters of one"),
     "bench": ("bench", "measure speed beside other libraries, in a checkout"),
     "report": ("report_run", "write one page about a run"),
     "pack": ("pack", "pack a data source into a few large files that read fast"),

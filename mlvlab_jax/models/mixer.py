@@ -6,7 +6,7 @@ from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.config.schema import Fraction, Positive, Remat
 from mlvlab_jax.models.cnn import check_patch
 from mlvlab_jax.models.vit import Gelu
-from mlvlab_jax.plugins import MODELS
+from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec
 
 #: Variant -> width of a token, blocks, widths inside the perceptrons over tokens and over channels.
@@ -49,10 +49,19 @@ class MixerParams:
         )
 
 
+#: Numbers of parameters as timm has them.
+_PUBLISHED = {
+    "S/32": Variant({"variant": "S", "patch_size": 32}, 19_104_624, 2.0),
+    "S/16": Variant({"variant": "S", "patch_size": 16}, 18_528_264, 7.55),
+    "B/32": Variant({"variant": "B", "patch_size": 32}, 60_293_428, 6.48),
+    "B/16": Variant({"variant": "B", "patch_size": 16}, 59_880_472, 25.2),
+    "L/32": Variant({"variant": "L", "patch_size": 32}, 206_939_264, 22.51),
+    "L/16": Variant({"variant": "L", "patch_size": 16}, 208_196_168, 89.1),
+}
 _TINY = {"hidden_size": 16, "num_layers": 2, "patch_size": 4, "dropout": 0.1, "stochastic_depth": 0.1}
 
 
-@MODELS.register("mixer", MixerParams, example=_TINY)
+@MODELS.register("mixer", MixerParams, example=_TINY, variants=_PUBLISHED)
 def build_mixer(params: MixerParams, *, num_classes: int, image: ImageSpec, dtype: Any, remat: Remat = "none") -> Any:
     """The network as a `Model`.
 

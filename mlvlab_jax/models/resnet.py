@@ -5,7 +5,7 @@ from typing import Any, Literal
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.config.schema import Fraction, Positive, Remat
 from mlvlab_jax.errors import ConfigError
-from mlvlab_jax.plugins import MODELS
+from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec
 
 NUM_GROUPS = 32
@@ -30,7 +30,20 @@ class ResNetParams:
     """Chance to skip the last block for an example; earlier blocks linearly less. 0.05 for 300 epochs or more."""
 
 
-@MODELS.register("resnet", ResNetParams, example={"depth": 18, "width": 4, "stem": "small"})
+#: Figures of He et al. 2015 and 2018 as timm has them.
+_PUBLISHED = {
+    "18": Variant({"depth": 18}, 11_689_512, 3.63),
+    "34": Variant({"depth": 34}, 21_797_672, 7.33),
+    "50": Variant({"depth": 50}, 25_557_032, 8.18),
+    "101": Variant({"depth": 101}, 44_549_160, 15.6),
+    "152": Variant({"depth": 152}, 60_192_808, 23.03),
+    "18-D": Variant({"depth": 18, "stem": "deep"}, 11_708_744, 4.11),
+    "50-D": Variant({"depth": 50, "stem": "deep"}, 25_576_264, 8.66),
+    "50-GN": Variant({"depth": 50, "norm": "group"}, 25_557_032, 8.18),
+}
+
+
+@MODELS.register("resnet", ResNetParams, example={"depth": 18, "width": 4, "stem": "small"}, variants=_PUBLISHED)
 def build_resnet(params: ResNetParams, *, num_classes: int, image: ImageSpec, dtype: Any, remat: Remat = "none") -> Any:
     """The network as a `Model`; convolutions pad both sides alike, as in torch.
 

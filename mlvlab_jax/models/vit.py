@@ -9,7 +9,7 @@ from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.config.schema import Fraction, Positive, Remat
 from mlvlab_jax.models.attention import Accelerator, choose_attention
 from mlvlab_jax.models.cnn import check_patch
-from mlvlab_jax.plugins import MODELS
+from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec
 
 Gelu = Literal["tanh", "exact"]
@@ -120,6 +120,35 @@ class Size:
     mlp_dim: int
 
 
+_DEIT3 = {"position": "learned_patches", "layer_scale": 1e-6, "gelu": "exact"}
+_ROPE = {"position": "rope", "layer_scale": 1e-5, "gelu": "exact"}
+_REGISTERS = {"registers": 4, "pool": "gap", "final_norm": "pooled", "position": "learned_patches", "gelu": "exact"}
+#: Numbers of parameters of the papers, and of timm where these round.
+_PUBLISHED = {
+    "Ti/16": Variant({"variant": "Ti", "patch_size": 16}, 5_717_416, 2.51),
+    "S/32": Variant({"variant": "S", "patch_size": 32}, 22_878_952, 2.29),
+    "S/16": Variant({"variant": "S", "patch_size": 16}, 22_050_664, 9.2),
+    "B/32": Variant({"variant": "B", "patch_size": 32}, 88_224_232, 8.82),
+    "B/16": Variant({"variant": "B", "patch_size": 16}, 86_567_656, 35.13),
+    "B/8": Variant({"variant": "B", "patch_size": 8}, 86_576_872, 156.3),
+    "L/32": Variant({"variant": "L", "patch_size": 32}, 306_535_400, 30.76),
+    "L/16": Variant({"variant": "L", "patch_size": 16}, 304_326_632, 123.11),
+    "L/14": Variant({"variant": "L", "patch_size": 14}, 304_203_752, 162.03),
+    "H/14": Variant({"variant": "H", "patch_size": 14}, 632_045_800, 334.59),
+    "g/14": Variant({"variant": "g", "patch_size": 14}, 1_012_611_432, 534.06),
+    "G/14": Variant({"variant": "G", "patch_size": 14}, 1_844_440_680, 967.5),
+    "DeiT-III-S/16": Variant(_DEIT3 | {"variant": "S", "patch_size": 16}, 22_059_496, 9.2),
+    "DeiT-III-B/16": Variant(_DEIT3 | {"variant": "B", "patch_size": 16}, 86_585_320, 35.13),
+    "DeiT-III-L/16": Variant(_DEIT3 | {"variant": "L", "patch_size": 16}, 304_374_760, 123.11),
+    "DeiT-III-H/14": Variant(_DEIT3 | {"variant": "H", "patch_size": 14}, 632_126_440, 334.59),
+    "SigLIP-B/16": Variant({"variant": "B", "patch_size": 16, "pool": "map"}, 93_653_224, 35.42),
+    "SigLIP-So400m/14": Variant({"variant": "So400m", "patch_size": 14, "pool": "map"}, 428_833_704, 220.36),
+    "RoPE-S/16": Variant(_ROPE | {"variant": "S", "patch_size": 16}, 21_984_232, 9.2),
+    "RoPE-B/16": Variant(_ROPE | {"variant": "B", "patch_size": 16}, 86_434_792, 35.13),
+    "RoPE-L/16": Variant(_ROPE | {"variant": "L", "patch_size": 16}, 304_174_056, 123.11),
+    "B/16-reg4": Variant(_REGISTERS | {"variant": "B", "patch_size": 16}, 86_615_272, 46.96, 256),
+}
+
 _TINY = {
     "hidden_size": 16,
     "num_heads": 2,
@@ -133,7 +162,7 @@ _TINY = {
 }
 
 
-@MODELS.register("vision_transformer", VisionTransformerParams, example=_TINY)
+@MODELS.register("vision_transformer", VisionTransformerParams, example=_TINY, variants=_PUBLISHED)
 def build_vision_transformer(
     params: VisionTransformerParams,
     *,

@@ -1,4 +1,4 @@
-"""Parameter counts against published numbers; pieces of the networks against plain definitions."""
+"""Pieces of the networks against plain definitions, and images that do not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -9,38 +9,12 @@ from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.layers import StochasticDepth, to_patches
 from mlvlab_jax.plugins import MODELS, Spec
-from mlvlab_jax.trees import count_elements
 from mlvlab_jax.types import ImageSpec
 
-IMAGENET = ImageSpec(224, 224, 3)
 
-
-def build(name, image=IMAGENET, num_classes=1000, **params):
+def build(name, image, **params):
     spec = Spec(name, params_from(MODELS.entry(name).params, params))
-    return MODELS.build(spec, num_classes=num_classes, image=image, dtype=jnp.float32)
-
-
-# Counts of timm and torchvision at 224 pixels and 1,000 classes.
-PUBLISHED = [
-    ("resnet", {"depth": 18}, 11_689_512),
-    ("resnet", {"depth": 34}, 21_797_672),
-    ("resnet", {"depth": 50}, 25_557_032),
-    ("convnext", {"variant": "T"}, 28_589_128),
-    ("convnext", {"variant": "S"}, 50_223_688),
-    ("convnext", {"variant": "B"}, 88_591_464),
-    ("convnext", {"variant": "L"}, 197_767_336),
-    ("vision_transformer", {"variant": "Ti"}, 5_717_416),
-    ("vision_transformer", {"variant": "S"}, 22_050_664),
-    ("vision_transformer", {"variant": "B"}, 86_567_656),
-    ("vision_transformer", {"variant": "L"}, 304_326_632),
-    ("vision_transformer", {"variant": "H", "patch_size": 14}, 632_045_800),
-]
-
-
-@pytest.mark.parametrize(("name", "params", "published"), PUBLISHED)
-def test_parameter_counts_are_the_published_ones(name, params, published):
-    variables = jax.eval_shape(build(name, **params).init, jax.random.key(0))
-    assert count_elements(variables.params) == published
+    return MODELS.build(spec, num_classes=10, image=image, dtype=jnp.float32)
 
 
 def test_patches_and_product_equal_a_strided_convolution():
