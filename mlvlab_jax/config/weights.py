@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mlvlab_jax.config.fields import configclass
 
@@ -26,3 +26,9 @@ class WeightsConfig:
     patches: Literal["refuse", "resize"] = "refuse"
     """Weights for patches of another size. resize: by the pseudo-inverse, as FlexiViT. refuse: as it is most often a
     mistake."""
+
+    @model_validator(mode="after")
+    def _one_head(self) -> "WeightsConfig":
+        if self.head == "new" and self.classes is not None:
+            raise ValueError("head 'new' keeps no outputs, and classes names some; expected one of the two")
+        return self

@@ -16,7 +16,7 @@ from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.models.nets.api import Variables
 from mlvlab_jax.models.stacking import stack_blocks
-from mlvlab_jax.trees import map_with_name, named_leaves
+from mlvlab_jax.trees import is_stacked, map_with_name, named_leaves
 from mlvlab_jax.types import Tree
 from mlvlab_jax.weights.adapt import Classes
 from mlvlab_jax.weights.files import read_weights
@@ -67,7 +67,8 @@ def begin(config: Config, experiment: Experiment, *, workdir: Path) -> Beginning
 def _adopt(imported: Imported, experiment: Experiment, *, with_ema: bool) -> TrainState:
     """The state at step 0 with these weights in the place of those that are there, each device holding its part."""
     state, layout = experiment.state, experiment.layout
-    arrays = _stack(imported.arrays) if _is_stacked(state) else imported.arrays
+    stacked = any(is_stacked(name) for name, _ in named_leaves(state.variables))
+    arrays = _stack(imported.arrays) if stacked else imported.arrays
 
     def place(name: str, own: jax.Array) -> jax.Array:
         if name not in arrays:
@@ -84,10 +85,6 @@ def _adopt(imported: Imported, experiment: Experiment, *, with_ema: bool) -> Tra
 
     opt_state, ema = jax.jit(follow, out_shardings=(layout.opt_state, layout.ema))(variables)
     return dataclasses.replace(state, variables=variables, opt_state=opt_state, ema=ema)
-
-
-def _is_stacked(state: TrainState) -> bool:
-    return any("stacked_" in name for name, _ in named_leaves(state.variables.params))
 
 
 def _stack(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

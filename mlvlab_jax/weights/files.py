@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.files import sha256_file, write_atomic
+from mlvlab_jax.weights.flax_names import name_plainly
 from mlvlab_jax.weights.hub import fetch_weights
 
 #: What a folder of weights may call them, in the order in which they are looked for.
@@ -112,7 +113,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if any(name.rpartition("/")[2] == "data.pkl" for name in members):
             raise _refuse_pickle(path)
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return name_plainly({name: file[name] for name in file.files})
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         reason = _PICKLE if "allow_pickle" in str(error) else str(error)
         raise DataError(f"{path}: not an .npz of arrays ({reason}); fetch it again, or save it as one") from None

@@ -99,19 +99,10 @@ def import_weights(file: WeightFile, target: Target, options: WeightsConfig) -> 
     if fresh:
         links = [each for each in links if not set(each.ours) & set(HEAD)]
     arrays = {name: array for name, array in file.arrays.items() if name not in dropped}
-    problems = _compare(links, arrays, like)
     done = _convert(links, arrays, like, target, options, file.class_names)
-    known = " ".join([*problems, *done.problems])
-    misshapen = [
-        f"{name}: {tuple(done.arrays[name].shape)} in the file, the network takes {tuple(like[name].shape)}"
-        for each in links
-        for name in each.ours
-        if name in done.arrays
-        and done.arrays[name].shape != like[name].shape
-        and not any(f"{word}:" in known for word in (name, *each.theirs))
-        and not (name in HEAD and "params/head:" in known)
-    ]
-    if problems := [*problems, *done.problems, *misshapen]:
+    problems = [*_compare(links, arrays, like), *done.problems]
+    problems += _list_misfits(links, arrays, done.arrays, like, said=problems)
+    if problems:
         listed = "\n".join(f"  {line}" for line in problems)
         raise DataError(
             f"{file.source}: read as {peer.format} {target.spec.name}, {len(problems)} things do not fit:\n{listed}\n"
@@ -157,17 +148,45 @@ def _convert(
 ) -> Adaptation:
     """What is there and can be read, as ours, made to fit."""
     expected = theirs_like(links, like)
-    readable = [
-        each
-        for each in links
-        if all(name in arrays and arrays[name].ndim == len(expected[name]) for name in each.theirs)
-    ]
+    readable = [each for each in links if _is_readable(each, arrays, expected)]
     ours = {name: np.asarray(array, np.float32) for name, array in to_ours(readable, arrays).items()}
     shapes = {name: tuple(array.shape) for name, array in like.items()}
     body = adapt(ours, shapes, image=target.image, positions=options.positions, patches=options.patches)
     has = Classes(ours[HEAD[1]].shape[-1], names) if HEAD[1] in ours else None
     head = fit_head(ours, has=has, wants=target.classes, chosen=options.classes) if has else Adaptation({}, [], [])
     return Adaptation(body.arrays | head.arrays, [*body.changes, *head.changes], [*body.problems, *head.problems])
+
+
+def _is_readable(each: Link, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether its arrays are there, in the shapes expected or, of one that is made to fit, near enough to convert."""
+    found = {name: arrays[name].shape for name in each.theirs if name in arrays}
+    if len(found) < len(each.theirs):
+        return False
+    if not ADAPTED.intersection(each.ours):
+        return all(found[name] == expected[name] for name in found)
+    ends = [shape[-1] == expected[name][-1] for name, shape in found.items()]
+    return all(len(shape) == len(expected[name]) for name, shape in found.items()) and (len(found) == 1 or all(ends))
+
+
+def _list_misfits(
+    links: list[Link],
+    arrays: Mapping[str, np.ndarray],
+    made: Mapping[str, np.ndarray],
+    like: Mapping[str, Any],
+    *,
+    said: list[str],
+) -> list[str]:
+    """A line for each array that was to be made to fit and could not be, where no other line names it."""
+    named = set(re.split(r"[\s:;,]+", " ".join(said)))
+    lines = []
+    for each in links:
+        fits = all(name in made and made[name].shape == like[name].shape for name in each.ours)
+        known = {*each.ours, *each.theirs, *(["params/head"] if set(each.ours) & set(HEAD) else [])}
+        if not fits and not known & named:
+            shown = ", ".join(f"{name} {arrays[name].shape}" for name in each.theirs)
+            wanted = ", ".join(f"{name} {tuple(like[name].shape)}" for name in each.ours)
+            lines.append(f"misshapen {shown} in the file, the network takes {wanted}")
+    return lines
 
 
 def _describe(

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -55,11 +56,9 @@ def test_everything_that_does_not_fit_is_said_at_once():
 def test_another_size_of_the_network_is_said_in_full():
     with pytest.raises(DataError) as caught:
         import_vit(draw_file(SHAPES), hidden_size=64)
-    lines = str(caught.value).splitlines()
-    same = {"head.bias"}
-    for name in SHAPES.keys() - same:
-        ours = {"patch_embed.proj.weight": "patch_embed/kernel", "head.weight": "head/kernel"}.get(name, name)
-        assert any(ours in line for line in lines) or (name == "pos_embed" and "pos_embed" in str(lines)), name
+    named = set(re.split(r"[\s:]+", str(caught.value)))
+    ours = {"patch_embed.proj.weight": "params/patch_embed/kernel", "pos_embed": "params/pos_embed"}
+    assert {ours.get(name, name) for name in SHAPES.keys() - {"head.bias"}} <= named
 
 
 def test_values_that_are_no_weights_are_named():
@@ -157,6 +156,40 @@ def test_a_head_of_augreg_goes_with_its_own_layer():
         import_weights(file, small_target("augreg vit"), OPTIONS)
     imported = import_weights(file, small_target("augreg vit"), WeightsConfig(path="", head="new"))
     assert "pre_logits/kernel" in imported.provenance["dropped"]
+
+
+@pytest.mark.parametrize("prefix", ["opt/target/", "params/", "params/img/"])
+def test_a_checkpoint_of_flax_is_read_with_its_prefix_and_stacked_blocks(tmp_path, prefix):
+    name = "augreg vit" if prefix == "opt/target/" else "big_vision vit"
+    arrays, block = draw_file(read_golden("small")[name]["arrays"]).arrays, "Transformer/encoderblock"
+    whole = {f"{prefix}{key}": array for key, array in arrays.items() if not key.startswith(block) or prefix[0] == "o"}
+    if prefix != "opt/target/":
+        for key in (key.removeprefix(f"{block}_0/") for key in arrays if key.startswith(f"{block}_0/")):
+            whole[f"{prefix}{block}/{key}"] = np.stack([arrays[f"{block}_{i}/{key}"] for i in range(2)])
+    np.savez(tmp_path / "a.npz", **whole, **{"opt/state/step": np.int32(7)})
+    file = read_weights(str(tmp_path / "a.npz"))
+    assert file.arrays.keys() == arrays.keys()
+    imported, plain = (import_weights(each, small_target(name), OPTIONS) for each in (file, draw_file({}, **arrays)))
+    for key, array in plain.arrays.items():
+        np.testing.assert_array_equal(imported.arrays[key], array)
+
+
+@pytest.mark.parametrize("width", [48, 30, 7])
+def test_shapes_that_no_head_divides_are_named_like_others(width):
+    for name in ("timm vit", "transformers vit", "transformers deit", "augreg vit"):
+        shapes = {
+            key: [width if size == 32 else 3 * width if size == 96 else size for size in shape]
+            for key, shape in read_golden("small")[name]["arrays"].items()
+        }
+        with pytest.raises(DataError, match=r"misshapen .*qkv|misshapen .*query"):
+            import_weights(draw_file(shapes), small_target(name), OPTIONS)
+
+
+def test_parts_of_one_array_that_do_not_fit_each_other_are_named():
+    shapes = read_golden("small")["transformers deit"]["arrays"]
+    name = "deit.embeddings.distillation_token"
+    with pytest.raises(DataError, match=rf"misshapen .*{name} \(1, 1, 30\) in the file"):
+        import_weights(draw_file(shapes | {name: [1, 1, 30]}), small_target("transformers deit"), OPTIONS)
 
 
 def test_imported_weights_are_read_back_and_go_on_to_any_format(tmp_path):
