@@ -52,6 +52,7 @@ SMALL = {
     "transformers convnext": ("convnext", _CONVNEXT),
     "augreg vit": ("vision_transformer", _SMALL),
     "big_vision vit": ("vision_transformer", _SMALL),
+    "big_vision vit_map": ("vision_transformer", _SMALL | {"pool": "map"}),
 }
 SMALL_IMAGE, SMALL_CLASSES = ImageSpec(32, 32, 3), Classes(5)
 

@@ -43,7 +43,27 @@ def _rules(
         *_layer(f"{block}/mlp_in", f"{theirs}/MlpBlock_{mlp}/Dense_0"),
         *_layer(f"{block}/mlp_out", f"{theirs}/MlpBlock_{mlp}/Dense_1"),
         *_norm("norm", "Transformer/encoder_norm"),
+        *_pool_rules(num_heads),
         *_layer("head", "head"),
+    ]
+
+
+def _pool_rules(num_heads: int) -> list[Rule]:
+    """Of attention to one learned query, in place of a class token."""
+    theirs = "MAPHead_0"
+    inner = f"{theirs}/MultiHeadDotProductAttention_0"
+    query, both = flax_qkv(num_heads, parts=1), flax_qkv(num_heads, parts=2)
+    return [
+        rule("map/probe", f"{theirs}/probe"),
+        *(rule(f"map/q/{name}", f"{inner}/query/{name}", query) for name in ("kernel", "bias")),
+        *(
+            Rule((f"params/map/kv/{name}",), (f"{inner}/key/{name}", f"{inner}/value/{name}"), both)
+            for name in ("kernel", "bias")
+        ),
+        *_layer("map/out", f"{inner}/out", flax_out(num_heads)),
+        *_norm("map/norm", f"{theirs}/LayerNorm_0"),
+        *_layer("map/mlp_in", f"{theirs}/MlpBlock_0/Dense_0"),
+        *_layer("map/mlp_out", f"{theirs}/MlpBlock_0/Dense_1"),
     ]
 
 

@@ -126,13 +126,16 @@ def name_augreg(model: torch.nn.Module, *, big_vision: bool) -> dict[str, tuple[
     shapes = {
         "embedding/kernel": (side, side, 3, width),
         "embedding/bias": (width,),
-        "cls": (1, 1, width),
         "pos_embedding" if big_vision else "Transformer/posembed_input/pos_embedding": tuple(model.pos_embed.shape),
         "Transformer/encoder_norm/scale": (width,),
         "Transformer/encoder_norm/bias": (width,),
         "head/kernel": (width, model.num_classes),
         "head/bias": (model.num_classes,),
     }
+    if model.cls_token is not None:
+        shapes["cls"] = (1, 1, width)
+    if model.attn_pool is not None:
+        shapes |= _name_pool(width, heads, hidden)
     for i in range(len(model.blocks)):
         block = f"Transformer/encoderblock_{i}"
         for part in ("query", "key", "value"):
@@ -145,6 +148,19 @@ def name_augreg(model: torch.nn.Module, *, big_vision: bool) -> dict[str, tuple[
         for which, (rows, columns) in enumerate(((width, hidden), (hidden, width))):
             dense = f"{block}/MlpBlock_{mlp}/Dense_{which}"
             shapes |= {f"{dense}/kernel": (rows, columns), f"{dense}/bias": (columns,)}
+    return shapes
+
+
+def _name_pool(width: int, heads: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    inner, mlp = "MAPHead_0/MultiHeadDotProductAttention_0", "MAPHead_0/MlpBlock_0"
+    shapes: dict[str, tuple[int, ...]] = {"MAPHead_0/probe": (1, 1, width)}
+    for part in ("query", "key", "value"):
+        kernel, bias = (width, heads, width // heads), (heads, width // heads)
+        shapes |= {f"{inner}/{part}/kernel": kernel, f"{inner}/{part}/bias": bias}
+    shapes |= {f"{inner}/out/kernel": (heads, width // heads, width), f"{inner}/out/bias": (width,)}
+    shapes |= {f"MAPHead_0/LayerNorm_0/{name}": (width,) for name in ("scale", "bias")}
+    for which, (rows, columns) in enumerate(((width, hidden), (hidden, width))):
+        shapes |= {f"{mlp}/Dense_{which}/kernel": (rows, columns), f"{mlp}/Dense_{which}/bias": (columns,)}
     return shapes
 
 
@@ -195,6 +211,7 @@ def main() -> None:
         small[f"transformers {name}"] = _describe(*make_transformers(kind, config))
     for big_vision, name in ((False, "augreg"), (True, "big_vision")):
         small[f"{name} vit"] = _describe(*make_augreg(SMALL_TIMM["vit"], big_vision=big_vision))
+    small["big_vision vit_map"] = _describe(*make_augreg(SMALL_TIMM["vit_map"], big_vision=True))
     versions = {each.__name__: each.__version__ for each in (torch, timm, transformers)}
     for path, tree in (("published", published), ("small", small), ("resized", _make_positions())):
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in tree.items())
