@@ -69,7 +69,6 @@ def make_network(case: Case) -> torch.nn.Module:
         depth=params.get("num_layers", layers),
         num_heads=params.get("num_heads", heads),
         mlp_ratio=params.get("mlp_dim", 4 * hidden) / hidden,
-        no_embed_class=True,
         act_layer="gelu_tanh",
     )
 

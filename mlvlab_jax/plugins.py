@@ -8,8 +8,8 @@ that fill them are imported on first use.
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from mlvlab_jax.errors import ConfigError
 
@@ -24,14 +24,31 @@ class Spec:
     params: Any
 
 
+class Variant(NamedTuple):
+    """A published form of a model, for RGB images and 1,000 classes.
+
+    params: what differs from the defaults. num_params: as published. gflops: billions of floating-point operations of
+    the products and convolutions of one forward pass, a multiply-add as two. side: of its square images, in pixels.
+    """
+
+    params: dict[str, Any]
+    num_params: int
+    gflops: float
+    side: int = 224
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One registered plugin; `example` is a tiny parameter set on which the contract tests run it."""
+    """One registered plugin.
+
+    example: a tiny parameter set on which the contract tests run it. variants: its published forms by name.
+    """
 
     name: str
     params: type
     build: Callable[..., Any]
     example: dict[str, Any]
+    variants: Mapping[str, Variant]
 
 
 class PluginTable:
@@ -47,7 +64,14 @@ class PluginTable:
         self._home = home
         self._entries: dict[str, Entry] = {}
 
-    def register(self, name: str, params: type, *, example: dict[str, Any] | None = None) -> Callable[[F], F]:
+    def register(
+        self,
+        name: str,
+        params: type,
+        *,
+        example: dict[str, Any] | None = None,
+        variants: Mapping[str, Variant] | None = None,
+    ) -> Callable[[F], F]:
         """Registers the decorated build function `build(params, **context)` under `name`.
 
         Raises:
@@ -57,7 +81,7 @@ class PluginTable:
         def decorate(build: F) -> F:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(name, params, build, example or {})
+            self._entries[name] = Entry(name, params, build, example or {}, variants or {})
             return build
 
         return decorate

@@ -64,8 +64,17 @@ def _text(detail: ErrorDetails, path: KeyPath, document: Document, root: type) -
     expected = _EXPECTED.get(kind) or detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error":
         return expected
+    if kind == "literal_error":
+        return f"expected {expected}, found {value!r}{_near_choice(value, detail['ctx']['expected'])}"
     quoted = "; remove the quotes" if kind in ("float_type", "int_type") and _is_number(value) else ""
     return f"expected {expected}, found {value!r}{quoted}"
+
+
+def _near_choice(value: Any, expected: str) -> str:
+    """A hint at the nearest of the quoted words in `expected`, whatever their case."""
+    choices = re.findall(r"'([^']*)'", expected)
+    same = [choice for choice in choices if choice.casefold() == str(value).casefold()]
+    return f"; did you mean {same[0]!r}?" if same else did_you_mean(str(value), choices)
 
 
 def _is_number(value: Any) -> bool:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.config.fields import OPERATIONAL, PluginField, check_pattern, configclass, default_spec
+from mlvlab_jax.config.weights import WeightsConfig
 from mlvlab_jax.plugins import METRICS, MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRACKERS, Spec
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -306,6 +307,8 @@ class Config:
     """Everything random is a function of this number."""
     model: Annotated[Spec, PluginField(MODELS)]
     """The network."""
+    weights: WeightsConfig | None = None
+    """What training starts from; null: from chance."""
     data: Annotated[Spec, PluginField(SOURCES)] = Field(default_factory=default_spec(SOURCES, "digits"))
     """The images."""
     data_version: DataVersionConfig = Field(default_factory=DataVersionConfig)

@@ -82,9 +82,21 @@ def read_config(folder: Path) -> Config:
 
 
 def write_start(
-    folder: Path, config: Config, *, data_identity: dict[str, str], data_version: Sequence[dict[str, Any]] = ()
+    folder: Path,
+    config: Config,
+    *,
+    data_identity: dict[str, str],
+    data_version: Sequence[dict[str, Any]] = (),
+    weights: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes config.yaml and manifest.json; on resume the manifest gains a session and keeps the others.
+
+    Args:
+        folder: Of the run.
+        config: What it does.
+        data_identity: Digests of its data.
+        data_version: What DVC recorded of them.
+        weights: Where those are from that it began with; None: of chance, or noted before.
 
     Returns:
         The manifest.
@@ -107,6 +119,8 @@ def write_start(
         "data_version": list(data_version),
         "sessions": [*earlier["sessions"], describe_session(config)],
     }
+    if noted := weights or earlier.get("weights"):
+        manifest["weights"] = noted
     write_json(path, manifest)
     return manifest
 

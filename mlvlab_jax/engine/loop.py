@@ -12,6 +12,7 @@ from mlvlab_jax.config.schema import Config
 from mlvlab_jax.data.inspection import check_before_training
 from mlvlab_jax.data.quarantine import Quarantine
 from mlvlab_jax.engine.attempt import AttemptLog
+from mlvlab_jax.engine.beginning import Beginning, begin
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.compiling import check_compile_options
 from mlvlab_jax.engine.dispatch import check_dispatch
@@ -22,7 +23,7 @@ from mlvlab_jax.engine.folder import describe_move, describe_tags, write_start
 from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.peers import ending_without_peers
 from mlvlab_jax.engine.progress import Progress
-from mlvlab_jax.engine.recovery import Found, begin_looking, recover
+from mlvlab_jax.engine.recovery import Found, begin_looking, list_steps, recover
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.trainer import Breakable, Ended, Trainer, describe_versions
@@ -80,7 +81,11 @@ def run(
     check_determinism(config, experiment.mesh, flags=os.environ.get("XLA_FLAGS", ""))
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
-    opening = _opening(config, experiment, workdir, tracker, attempt, looking)
+    # A run that goes on has its weights in its checkpoints.
+    new = not list_steps(workdir / "checkpoints")
+    begun = begin(config, experiment, workdir=workdir) if new else Beginning(experiment.state)
+    experiment = dataclasses.replace(experiment, state=begun.state)
+    opening = _opening(config, experiment, begun, workdir, tracker, attempt, looking)
     with opening as trainer, ending_without_peers(workdir):
         in_memory, first_step = experiment.data.train.source.resident, trainer.progress.step
         attempt.begin(config, in_memory=in_memory, first_step=first_step, note=tracker.note)
@@ -99,6 +104,7 @@ def run(
 def _opening(
     config: Config,
     experiment: Experiment,
+    begun: Beginning,
     workdir: Path,
     tracker: Tracker,
     attempt: AttemptLog,
@@ -106,8 +112,10 @@ def _opening(
 ) -> Iterator[Trainer]:
     """Opens what the run folder holds, at the newest intact checkpoint; closes the checkpoints after the block."""
     identity, versions = dict(experiment.data.identity), describe_versions(experiment)
-    manifest = from_first(lambda: write_start(workdir, config, data_identity=identity, data_version=versions))
-    for line in describe_move(manifest):
+    manifest = from_first(
+        lambda: write_start(workdir, config, data_identity=identity, data_version=versions, weights=begun.provenance)
+    )
+    for line in (*begun.notes, *describe_move(manifest)):
         tracker.note(line)
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     with attempt.clock.phase("checkpoint"):

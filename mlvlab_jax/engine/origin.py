@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mlvlab_jax.config.load import flatten
 from mlvlab_jax.config.schema import Config
+from mlvlab_jax.engine.beginning import begin
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.folder import describe_session
@@ -130,7 +131,7 @@ def find_origin(
     """
     folder, mode = workdir / "checkpoints", config.training.early_stopping.mode
     if not list_steps(folder):
-        return Origin(experiment.state, Progress())
+        return Origin(begin(config, experiment, workdir=workdir).state, Progress())
     with CheckpointStore(folder, config.checkpoint, mode=mode, read_only=True) as store:
         for saved in reversed([saved for saved in store.steps() if saved < step]):
             try:
@@ -140,4 +141,4 @@ def find_origin(
                 note(f"passed over: {error}")
                 continue
             return Origin(state, Progress.from_tree(tree))
-    return Origin(experiment.state, Progress())
+    return Origin(begin(config, experiment, workdir=workdir).state, Progress())

@@ -64,7 +64,7 @@ def whole(shape: Shape, mesh: Mesh) -> P:
 #: By the names that `mesh.rules` uses.
 TACTICS = MappingProxyType({"column": column, "row": row, "fsdp": fsdp, "whole": whole})
 RULES: tuple[tuple[str, Tactic], ...] = (
-    (r"(^|/)(qkv|mlp_in)/(kernel|bias)$", column),
+    (r"(^|/)(qkv|q|kv|mlp_in)/(kernel|bias)$", column),
     (r"(^|/)(out|mlp_out)/(kernel|bias)$", row),
     (r".*", fsdp),
 )

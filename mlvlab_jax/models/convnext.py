@@ -7,7 +7,7 @@ from pydantic import Field
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.config.schema import Positive, Remat
 from mlvlab_jax.errors import ConfigError
-from mlvlab_jax.plugins import MODELS
+from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec
 
 #: Variant -> blocks and channels of each stage.
@@ -16,6 +16,7 @@ VARIANTS = {
     "S": ((3, 3, 27, 3), (96, 192, 384, 768)),
     "B": ((3, 3, 27, 3), (128, 256, 512, 1024)),
     "L": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "XL": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
 
 
@@ -23,7 +24,7 @@ VARIANTS = {
 class ConvNextParams:
     """ConvNeXt: convolutions of single channels, then a perceptron over the channels of each position."""
 
-    variant: Literal["T", "S", "B", "L"] = "T"
+    variant: Literal["T", "S", "B", "L", "XL"] = "T"
     """Sizes of the paper."""
     depths: tuple[Positive, ...] | None = None
     """Blocks of each stage, in place of the variant's; with `widths`."""
@@ -47,7 +48,19 @@ class ConvNextParams:
         return tuple(zip(self.depths or depths, self.widths or widths, strict=True))
 
 
-@MODELS.register("convnext", ConvNextParams, example={"depths": [1, 1], "widths": [4, 8], "kernel_size": 3})
+#: Numbers of parameters of the paper and of timm.
+_PUBLISHED = {
+    "T": Variant({"variant": "T"}, 28_589_128, 8.91),
+    "S": Variant({"variant": "S"}, 50_223_688, 17.37),
+    "B": Variant({"variant": "B"}, 88_591_464, 30.71),
+    "L": Variant({"variant": "L"}, 197_767_336, 68.72),
+    "XL": Variant({"variant": "XL"}, 350_196_968, 121.84),
+}
+
+
+@MODELS.register(
+    "convnext", ConvNextParams, example={"depths": [1, 1], "widths": [4, 8], "kernel_size": 3}, variants=_PUBLISHED
+)
 def build_convnext(
     params: ConvNextParams, *, num_classes: int, image: ImageSpec, dtype: Any, remat: Remat = "none"
 ) -> Any:

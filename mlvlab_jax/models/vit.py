@@ -1,24 +1,30 @@
 """Vision transformers, by the names of their papers or with every field free."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mlvlab_jax.config.fields import configclass
 from mlvlab_jax.config.schema import Fraction, Positive, Remat
 from mlvlab_jax.models.attention import Accelerator, choose_attention
 from mlvlab_jax.models.cnn import check_patch
-from mlvlab_jax.plugins import MODELS
+from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec
 
-#: hidden_size, num_heads, num_layers, mlp_dim. S to H: Dosovitskiy et al. 2020 and Touvron et al. 2020 (Ti, S).
+Gelu = Literal["tanh", "exact"]
+
+#: hidden_size, num_heads, num_layers, mlp_dim. B to H: Dosovitskiy et al. 2020; Ti, S: Touvron et al. 2020; So400m:
+#: Alabdulmohsin et al. 2023; g, G: Zhai et al. 2021.
 VARIANTS = {
     "Ti": (192, 3, 12, 768),
     "S": (384, 6, 12, 1536),
     "B": (768, 12, 12, 3072),
     "L": (1024, 16, 24, 4096),
     "H": (1280, 16, 32, 5120),
+    "So400m": (1152, 16, 27, 4304),
+    "g": (1408, 16, 40, 6144),
+    "G": (1664, 16, 48, 8192),
 }
 
 
@@ -26,7 +32,7 @@ VARIANTS = {
 class VisionTransformerParams:
     """A variant, and what is to differ from it."""
 
-    variant: Literal["Ti", "S", "B", "L", "H"] = "B"
+    variant: Literal["Ti", "S", "B", "L", "H", "So400m", "g", "G"] = "B"
     """Size by name; each field below overrides one of its numbers."""
     hidden_size: Positive | None = None
     """Width of a token."""
@@ -38,10 +44,25 @@ class VisionTransformerParams:
     """Width inside a block's MLP; where hidden_size is given it defaults to four times that."""
     patch_size: Positive | Literal["auto"] = "auto"
     """Side of a patch in pixels; auto: 16 from 64 pixels on, else the largest that leaves at least 4 x 4 patches."""
-    pool: Literal["cls", "gap"] = "cls"
-    """Classify from an extra class token, or from the mean of all tokens."""
-    position: Literal["learned", "sincos"] = "learned"
-    """Position embedding."""
+    pool: Literal["cls", "gap", "map"] = "cls"
+    """What is classified: cls, an extra class token; gap, the mean of all patches; map, the answer of attention to one
+    learned query, as SigLIP has it."""
+    final_norm: Literal["tokens", "pooled"] = "tokens"
+    """Whether every token is normalised before pooling, as in the paper, or their mean after it, as timm does with gap
+    (`fc_norm`)."""
+    position: Literal["learned", "learned_patches", "sincos", "rope"] = "learned"
+    """How a token knows its place. learned: an embedding for each, the class token too. learned_patches: for patches
+    only, as in DeiT-III (timm's `no_embed_class`). sincos: fixed. rope: queries and keys of patches turned by row and
+    column, as RoPE-Axial (Heo et al. 2024; timm's `vit_*_rope_224`); nothing is added."""
+    registers: Annotated[int, Field(ge=0)] = 0
+    """Extra learned tokens without a place, left out of pooling (timm's `reg_tokens`); 4 is usual."""
+    layer_scale: Annotated[float, Field(ge=0)] = 0.0
+    """What a learned scale of each channel of both branches starts at; 0 leaves the scales out. DeiT-III: 1e-4, and
+    1e-6 for its larger sizes."""
+    qk_norm: bool = False
+    """Normalise the queries and keys of each head, against attention that grows too sharp at large learning rates."""
+    gelu: Gelu = "tanh"
+    """Form of the activation: tanh as in JAX (AugReg, big_vision), exact as in torch (timm, DeiT, transformers)."""
     dropout: Fraction = 0.0
     """Dropped share after the embedding, the attention and both MLP layers."""
     stochastic_depth: Fraction = 0.0
@@ -63,6 +84,16 @@ class VisionTransformerParams:
             raise ValueError(
                 f"num_heads {size.num_heads} does not divide hidden_size {size.hidden_size}; "
                 f"expected a divisor; {fits[-1]} fits"
+            )
+        head_dim = size.hidden_size // size.num_heads
+        if self.position == "rope" and head_dim % 4:
+            raise ValueError(
+                f"position 'rope' needs heads of a multiple of 4, found hidden_size / num_heads {head_dim}"
+            )
+        if self.final_norm == "pooled" and self.pool != "gap":
+            raise ValueError(
+                f"final_norm 'pooled' normalises a mean, found pool {self.pool!r}; expected pool 'gap', or final_norm "
+                "'tokens'"
             )
         return self
 
@@ -89,10 +120,49 @@ class Size:
     mlp_dim: int
 
 
-_TINY = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.1, "stochastic_depth": 0.1, "patch_size": 4}
+_DEIT3 = {"position": "learned_patches", "layer_scale": 1e-6, "gelu": "exact"}
+_ROPE = {"position": "rope", "layer_scale": 1e-5, "gelu": "exact"}
+_REGISTERS = {"registers": 4, "pool": "gap", "final_norm": "pooled", "position": "learned_patches", "gelu": "exact"}
+#: Numbers of parameters of the papers, and of timm where these round.
+_PUBLISHED = {
+    "Ti/16": Variant({"variant": "Ti", "patch_size": 16}, 5_717_416, 2.51),
+    "S/32": Variant({"variant": "S", "patch_size": 32}, 22_878_952, 2.29),
+    "S/16": Variant({"variant": "S", "patch_size": 16}, 22_050_664, 9.2),
+    "B/32": Variant({"variant": "B", "patch_size": 32}, 88_224_232, 8.82),
+    "B/16": Variant({"variant": "B", "patch_size": 16}, 86_567_656, 35.13),
+    "B/8": Variant({"variant": "B", "patch_size": 8}, 86_576_872, 156.3),
+    "L/32": Variant({"variant": "L", "patch_size": 32}, 306_535_400, 30.76),
+    "L/16": Variant({"variant": "L", "patch_size": 16}, 304_326_632, 123.11),
+    "L/14": Variant({"variant": "L", "patch_size": 14}, 304_203_752, 162.03),
+    "H/14": Variant({"variant": "H", "patch_size": 14}, 632_045_800, 334.59),
+    "g/14": Variant({"variant": "g", "patch_size": 14}, 1_012_611_432, 534.06),
+    "G/14": Variant({"variant": "G", "patch_size": 14}, 1_844_440_680, 967.5),
+    "DeiT-III-S/16": Variant(_DEIT3 | {"variant": "S", "patch_size": 16}, 22_059_496, 9.2),
+    "DeiT-III-B/16": Variant(_DEIT3 | {"variant": "B", "patch_size": 16}, 86_585_320, 35.13),
+    "DeiT-III-L/16": Variant(_DEIT3 | {"variant": "L", "patch_size": 16}, 304_374_760, 123.11),
+    "DeiT-III-H/14": Variant(_DEIT3 | {"variant": "H", "patch_size": 14}, 632_126_440, 334.59),
+    "SigLIP-B/16": Variant({"variant": "B", "patch_size": 16, "pool": "map"}, 93_653_224, 35.42),
+    "SigLIP-So400m/14": Variant({"variant": "So400m", "patch_size": 14, "pool": "map"}, 428_833_704, 220.36),
+    "RoPE-S/16": Variant(_ROPE | {"variant": "S", "patch_size": 16}, 21_984_232, 9.2),
+    "RoPE-B/16": Variant(_ROPE | {"variant": "B", "patch_size": 16}, 86_434_792, 35.13),
+    "RoPE-L/16": Variant(_ROPE | {"variant": "L", "patch_size": 16}, 304_174_056, 123.11),
+    "B/16-reg4": Variant(_REGISTERS | {"variant": "B", "patch_size": 16}, 86_615_272, 46.96, 256),
+}
+
+_TINY = {
+    "hidden_size": 16,
+    "num_heads": 2,
+    "num_layers": 2,
+    "patch_size": 4,
+    "registers": 1,
+    "layer_scale": 0.5,
+    "qk_norm": True,
+    "dropout": 0.1,
+    "stochastic_depth": 0.1,
+}
 
 
-@MODELS.register("vision_transformer", VisionTransformerParams, example=_TINY)
+@MODELS.register("vision_transformer", VisionTransformerParams, example=_TINY, variants=_PUBLISHED)
 def build_vision_transformer(
     params: VisionTransformerParams,
     *,
@@ -118,7 +188,8 @@ def build_vision_transformer(
     References:
         A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020.
         H. Touvron et al., "Training data-efficient image transformers", 2020.
-        G. Huang et al., "Deep Networks with Stochastic Depth", 2016.
+        H. Touvron, M. Cord, H. Jegou, "DeiT III: Revenge of the ViT", 2022 (layer scale).
+        T. Darcet et al., "Vision Transformers Need Registers", 2023.
     """
     import jax.numpy as jnp
 

@@ -10,7 +10,7 @@ from mlvlab_jax.plugins import OPTIMIZERS
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 #: Weight decay spares one-dimensional parameters and embeddings; the first rule that matches decides.
-DEFAULT_DECAY_RULES = (("(bias|scale|cls|pos_embed)$", False), (".*", True))
+DEFAULT_DECAY_RULES = (("(bias|scale|cls|registers|pos_embed)$", False), (".*", True))
 
 
 @configclass

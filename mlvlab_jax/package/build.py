@@ -196,6 +196,7 @@ def _make_manifest(run: Run, *, name: str, num_params: int) -> Manifest:
             "seed": run.config.seed,
         },
         "model": {"name": run.config.model.name, "num_params": num_params},
+        "weights": run.record.get("weights"),
     }
     return params_from(Manifest, tree)
 

@@ -49,10 +49,19 @@ def _details(manifest: Manifest, config: Config) -> list[str]:
         f"- Weights: after {manifest.run.step:,} updates"
         + (f", moving average of decay {average:g}" if average is not None else "")
         + f"; saved {manifest.created}",
+        *_describe_beginning(manifest.weights),
         f"- Made with mlvlab_jax {__version__}, {code or 'outside of a git repository'}",
         f"- Configuration: `config.json`, SHA-256 `{manifest.run.config_hash}`, seed {manifest.run.seed}",
         "- License, owner and contact: not stated",
     ]
+
+
+def _describe_beginning(weights: dict[str, Any] | None) -> list[str]:
+    if weights is None:
+        return []
+    changed = f"; changed to fit: {'; '.join(weights['changed'])}" if weights["changed"] else ""
+    new = "; the last layer was new" if weights["new"] else ""
+    return [f"- Began with: `{weights['path']}` ({weights['format']}), SHA-256 `{weights['sha256']}`{changed}{new}"]
 
 
 def _use(manifest: Manifest, data: Data) -> list[str]:

@@ -72,11 +72,13 @@ class Manifest:
     """The run the weights come from."""
     model: ModelRecord
     """The network."""
+    weights: dict[str, Any] | None = None
+    """The weights that training began with: path, digest, format, what was changed; null where those were of chance."""
 
     @property
     def sha256(self) -> str:
         """Digest of the whole package: it covers the digests of all its files."""
-        return hashlib.sha256(render(dump_params(self))).hexdigest()
+        return hashlib.sha256(render(_to_tree(self))).hexdigest()
 
 
 def is_name(text: str) -> bool:
@@ -86,7 +88,13 @@ def is_name(text: str) -> bool:
 
 def render_manifest(manifest: Manifest) -> bytes:
     """Bytes of manifest.json; the last entry is `Manifest.sha256`, so that no byte of it changes unseen."""
-    return render({**dump_params(manifest), "sha256": manifest.sha256})
+    return render({**_to_tree(manifest), "sha256": manifest.sha256})
+
+
+def _to_tree(manifest: Manifest) -> dict[str, Any]:
+    """As JSON values; without an entry for weights where there are none, as packages were before there could be."""
+    tree = dump_params(manifest)
+    return tree if manifest.weights is not None else {name: value for name, value in tree.items() if name != "weights"}
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -17,7 +17,7 @@ def render_facts(run: Run) -> str:
     params = f", {run.summary['num_params']:,} parameters" if run.summary else ""
     facts = {
         "Data": _render_data(manifest),
-        "Model": f"{escape(str(run.config['model']['name']))}{params}",
+        "Model": f"{escape(str(run.config['model']['name']))}{params}{_render_beginning(manifest)}",
         "Training": _render_training(run),
         "Configuration": _render_hash(manifest["config_hash"]),
         "Code": _render_code(session),
@@ -27,6 +27,15 @@ def render_facts(run: Run) -> str:
     }
     listed = "".join(f"<div><dt>{term}<dd>{text}</div>" for term, text in facts.items())
     return f'<dl class="facts">{listed}</dl>{render_time(run)}'
+
+
+def _render_beginning(manifest: Mapping[str, Any]) -> str:
+    """The weights that training began with, where they were not of chance."""
+    weights = manifest.get("weights")
+    if weights is None:
+        return ""
+    changed = "".join(f"<br>{escape(str(line))}" for line in weights["changed"])
+    return f"<br>began with {escape(str(weights['path']))} {_render_hash(weights['sha256'])}{changed}"
 
 
 def _render_training(run: Run) -> str:

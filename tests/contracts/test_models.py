@@ -1,5 +1,7 @@
 """Every registered model, by its example."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,7 +64,7 @@ def test_a_forward_pass_gives_the_same_logits_and_what_the_head_is_given(name):
     entry = MODELS.entry(name)
     spec = Spec(name, params_from(entry.params, entry.example))
     model = MODELS.build(spec, num_classes=5, image=IMAGE, dtype=jnp.float32)
-    variables = perturbed(model)
+    variables = perturbed(build(name))
     logits, embedding = jax.jit(model.describe)(variables, batch())
     expected, _ = build(name).apply(variables, batch(), KEY, False)
     np.testing.assert_array_equal(logits, expected)
@@ -78,6 +80,23 @@ def test_nothing_is_kept_of_the_embedding_in_state_or_training(name):
     assert "intermediates" not in variables.state
     _, state = jax.eval_shape(lambda variables: model.apply(variables, batch(), KEY, True), variables)
     assert "intermediates" not in state
+
+
+def test_intermediates_are_named_shaped_and_finite(name):
+    entry = MODELS.entry(name)
+    spec = Spec(name, params_from(entry.params, entry.example))
+    model = MODELS.build(spec, num_classes=5, image=IMAGE, dtype=jnp.float32)
+    variables = perturbed(build(name))
+    found, (_, embedding) = jax.jit(lambda *args: (model.intermediates(*args), model.describe(*args)))(
+        variables, batch()
+    )
+    assert all(re.fullmatch(r"block_\d\d|stage_\d|embedding", key) for key in found), found.keys()
+    assert len(found) > 1
+    np.testing.assert_allclose(found["embedding"], embedding, rtol=1e-4, atol=1e-5)
+    for key, value in found.items():
+        assert (value.shape[0], value.ndim) == (4, {"block": 3, "stage": 4, "embedding": 2}[key.split("_")[0]])
+        assert np.isfinite(value).all()
+        assert np.ptp(value) > 0
 
 
 def test_gradients_reach_every_parameter(name):

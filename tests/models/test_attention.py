@@ -11,7 +11,7 @@ from mlvlab_jax.config.schema import TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.attention import Accelerator, choose_attention
 from mlvlab_jax.models.build import build_model
-from mlvlab_jax.models.nets import vit
+from mlvlab_jax.models.nets import attention as nets_attention
 from mlvlab_jax.models.vit import VisionTransformerParams
 from mlvlab_jax.plugins import MODELS, Spec
 from mlvlab_jax.types import ImageSpec
@@ -82,7 +82,7 @@ def test_the_network_runs_what_was_chosen_and_tells_why(monkeypatch):
         asked.append((implementation, query.dtype.name, query.shape))
         return query
 
-    monkeypatch.setattr(vit.jax.nn, "dot_product_attention", attention)
+    monkeypatch.setattr(nets_attention.jax.nn, "dot_product_attention", attention)
     gpu = types.SimpleNamespace(platform="gpu", compute_capability="9.0")
     for model in (build(gpu), build(gpu, precision="float32"), build(jax.devices()[0])):
         jax.eval_shape(model.init, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Parameter counts against published numbers; pieces of the networks against plain definitions."""
+"""Pieces of the networks against plain definitions, and images that do not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -8,43 +8,13 @@ import pytest
 from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.layers import StochasticDepth, to_patches
-from mlvlab_jax.models.nets.vit import sincos_positions
 from mlvlab_jax.plugins import MODELS, Spec
-from mlvlab_jax.trees import count_elements
 from mlvlab_jax.types import ImageSpec
 
-IMAGENET = ImageSpec(224, 224, 3)
 
-
-def build(name, image=IMAGENET, num_classes=1000, **params):
+def build(name, image, **params):
     spec = Spec(name, params_from(MODELS.entry(name).params, params))
-    return MODELS.build(spec, num_classes=num_classes, image=image, dtype=jnp.float32)
-
-
-# Counts of timm and torchvision at 224 pixels and 1,000 classes.
-PUBLISHED = [
-    ("resnet", {"depth": 18}, 11_689_512),
-    ("resnet", {"depth": 34}, 21_797_672),
-    ("resnet", {"depth": 50}, 25_557_032),
-    ("convnext", {"variant": "T"}, 28_589_128),
-    ("convnext", {"variant": "S"}, 50_223_688),
-    ("convnext", {"variant": "B"}, 88_591_464),
-    ("convnext", {"variant": "L"}, 197_767_336),
-    ("vision_transformer", {"variant": "Ti"}, 5_717_416),
-    ("vision_transformer", {"variant": "S"}, 22_050_664),
-    ("vision_transformer", {"variant": "B"}, 86_567_656),
-    ("vision_transformer", {"variant": "L"}, 304_326_632),
-    ("vision_transformer", {"variant": "H", "patch_size": 14}, 632_045_800),
-]
-_CLS_POSITION = {"Ti": 192, "S": 384, "B": 768, "L": 1024, "H": 1280}
-
-
-@pytest.mark.parametrize(("name", "params", "published"), PUBLISHED)
-def test_parameter_counts_are_the_published_ones(name, params, published):
-    variables = jax.eval_shape(build(name, **params).init, jax.random.key(0))
-    # The class token has no position of its own here: it would be added to a token that is itself free.
-    absorbed = _CLS_POSITION[params["variant"]] if name == "vision_transformer" else 0
-    assert count_elements(variables.params) == published - absorbed
+    return MODELS.build(spec, num_classes=10, image=image, dtype=jnp.float32)
 
 
 def test_patches_and_product_equal_a_strided_convolution():
@@ -52,13 +22,6 @@ def test_patches_and_product_equal_a_strided_convolution():
     kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
     expected = jax.lax.conv_general_dilated(image, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     np.testing.assert_allclose(to_patches(image, 4) @ kernel.reshape(-1, 5), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_sincos_positions_are_distinct_and_bounded():
-    table = sincos_positions(3, 5, 16)[0]
-    assert table.shape == (15, 16)
-    assert np.abs(table).max() <= 1
-    assert len(np.unique(table.round(5), axis=0)) == 15
 
 
 def test_stochastic_depth_keeps_the_mean_and_drops_whole_examples():

@@ -175,6 +175,7 @@ def test_hostile_names_stay_text(tmp_path):
     session |= {"versions": {"mlvlab_jax": HOSTILE, "jax": HOSTILE}, "git": {"commit": HOSTILE, "dirty": True}}
     manifest = {**MANIFEST, "sessions": [session], "data": {"origin": HOSTILE, HOSTILE: HOSTILE}}
     manifest["data_version"] = [{"path": HOSTILE, "md5": HOSTILE, "revision": HOSTILE, "dirty": True}]
+    manifest["weights"] = {"path": HOSTILE, "sha256": HOSTILE, "changed": [HOSTILE]}
     manifest["config_hash"] = manifest["seed"] = HOSTILE
     folder = write_run(tmp_path / "<b>run", class_names=names, manifest=manifest, attempts=[attempt], thumbnails=False)
     summary = json.loads((folder / "summary.json").read_text())
@@ -193,6 +194,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<b>run" not in page
     assert page.count("</title>") == page.count("<title>")
     assert page.count(escape("<img src=x onerror=")) > 50
+    assert f"began with {escape(HOSTILE[:10])}" in page
 
 
 @pytest.mark.parametrize("number", [2, 12, 30])

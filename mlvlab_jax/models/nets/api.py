@@ -25,6 +25,9 @@ class Model(NamedTuple):
         state changed, only where `train` is true.
     embed: (variables, image float (b h w c)) -> (logits, embedding float32 (b d)), in evaluation: the embedding is what
         the last layer is given. None: it is not known.
+    intermediates: (variables, image float (b h w c)) -> what the parts of the network give, by name, in evaluation:
+        block_00, ... of a transformer (b n d), stage_0, ... of a network of convolutions (b h w c), and the embedding.
+        None: they are not known.
     notes: what the person watching a run should know of how the network runs, a line each.
     num_heads: attention heads, which the tensor axis of a mesh must not cut. None: there are none.
     """
@@ -32,6 +35,7 @@ class Model(NamedTuple):
     init: Callable[[jax.Array], Variables]
     apply: Callable[[Variables, jax.Array, jax.Array, bool], tuple[jax.Array, Tree]]
     embed: Callable[[Variables, jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    intermediates: Callable[[Variables, jax.Array], dict[str, jax.Array]] | None = None
     notes: tuple[str, ...] = ()
     num_heads: int | None = None
 
@@ -46,8 +50,9 @@ class Model(NamedTuple):
 def from_linen(module: nn.Module, image: ImageSpec, *, notes: tuple[str, ...] = ()) -> Model:
     """A flax module `module(image, train)` as a `Model` for images of this shape.
 
-    What the module sows as "embedding" into "intermediates" is the embedding, float32 (b d). That collection is no part
-    of the state, and nothing is sown in training.
+    What the module itself sows into "intermediates" are its intermediates, and of these "embedding" is the embedding,
+    float32 (b d). That collection is no part of the state, and nothing is sown in training or where only logits are
+    asked for.
     """
 
     def init(key: jax.Array) -> Variables:
@@ -62,9 +67,17 @@ def from_linen(module: nn.Module, image: ImageSpec, *, notes: tuple[str, ...] = 
         logits, updated = module.apply(arrays, image, True, rngs={"dropout": key}, mutable=list(variables.state))
         return logits, updated
 
+    def intermediates(variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
+        return run(variables, image)[1]
+
     def embed(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, sown = run(variables, image)
+        return logits, sown.get("embedding", logits)
+
+    def run(variables: Variables, image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         arrays = {"params": variables.params, **variables.state}
         logits, sown = module.apply(arrays, image, False, mutable=["intermediates"])
-        return logits, sown.get("intermediates", {}).get("embedding", (logits,))[-1]
+        found = sown.get("intermediates", {})
+        return logits, {name: values[-1] for name, values in found.items() if isinstance(values, tuple)}
 
-    return Model(init, apply, embed, notes)
+    return Model(init, apply, embed, intermediates, notes)

@@ -28,6 +28,7 @@ class Cnn(nn.Module):
                 x = self._conv(x, width, train, name=f"stage{stage}_{i}")
             if self.params.residual:
                 x = x + first
+            self.sow("intermediates", f"stage_{stage}", x)
         features = x.astype(jnp.float32).mean(axis=(1, 2))
         features = nn.Dropout(self.params.dropout, deterministic=not train)(features)
         self.sow("intermediates", "embedding", features)

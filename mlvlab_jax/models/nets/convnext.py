@@ -75,6 +75,7 @@ class ConvNext(nn.Module):
                 rate = self.params.stochastic_depth * index / last
                 x = block(self.params, rate, self.dtype, name=f"stage{stage}_{i}")(x, train)
                 index += 1
+            self.sow("intermediates", f"stage_{stage}", x)
         features = norm(dtype=jnp.float32, name="norm")(x.astype(jnp.float32).mean(axis=(1, 2)))
         self.sow("intermediates", "embedding", features)
         return nn.Dense(self.num_classes, kernel_init=_init, name="head")(features)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.models.vit import Gelu
 
 #: What `jax.checkpoint` may keep, by the names of `training.remat`.
 _KEPT = {
@@ -25,6 +26,15 @@ def to_patches(image: Float[Array, "b h w c"], patch_size: int) -> Float[Array, 
     rows, columns = h // patch_size, w // patch_size
     cut = image.reshape(b, rows, patch_size, columns, patch_size, c).swapaxes(2, 3)
     return cut.reshape(b, rows, columns, patch_size * patch_size * c)
+
+
+def gelu(x: Float[Array, "*n d"], form: Gelu) -> Float[Array, "*n d"]:
+    """The Gaussian error linear unit: tanh, its approximation, or exact.
+
+    References:
+        D. Hendrycks, K. Gimpel, "Gaussian Error Linear Units", 2016.
+    """
+    return nn.gelu(x, approximate=form == "tanh")
 
 
 def recompute(block: type[nn.Module], remat: Remat, *, in_scan: bool = False) -> Any:
