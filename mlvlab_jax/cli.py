@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train", "train a model from a configuration, or go on training"),
     "plan": ("plan", "say what a run needs, how long it takes and what it costs, before it runs"),
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
+    "probe": ("probe", "measure what a network's features tell of other data: linear, neighbours, few shots"),
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "checkpoint": ("checkpoints", "look at what a run has saved: ls, verify, show, export"),
     "weights": ("weights_command", "weights of timm, transformers and big_vision: import, export, inspect"),

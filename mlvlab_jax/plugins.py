@@ -115,7 +115,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     initials = [k for k in known if "".join(part[0] for part in k.split("_") if part) == word]
     inside = [k for k in known if word in k.split("_")]
-    found = near or initials or inside
+    found = initials or near or inside
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

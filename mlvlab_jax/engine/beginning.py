@@ -33,13 +33,13 @@ class Beginning(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def begin(config: Config, experiment: Experiment, *, workdir: Path) -> Beginning:
+def begin(config: Config, experiment: Experiment, *, workdir: Path | None) -> Beginning:
     """The state that a run begins with, whose weights are read now.
 
     Args:
         config: Of the run.
         experiment: The same made real.
-        workdir: Run folder; weights that its manifest names must still be the same.
+        workdir: Run folder; weights that its manifest names must still be the same. None: of no run.
 
     Raises:
         ConfigError: The network has arrays that the weights have no place for.
@@ -50,8 +50,8 @@ def begin(config: Config, experiment: Experiment, *, workdir: Path) -> Beginning
     names = experiment.data.class_names
     target = Target(config.model, experiment.data.spec, Classes(len(names), names))
     file = read_weights(config.weights.path)
-    path = workdir / "manifest.json"
-    noted = json.loads(path.read_text()).get("weights") if path.exists() else None
+    path = None if workdir is None else workdir / "manifest.json"
+    noted = json.loads(path.read_text()).get("weights") if path is not None and path.exists() else None
     if noted is not None and noted["sha256"] != file.sha256:
         raise DataError(
             f"{file.source}: SHA-256 {file.sha256}; the run in {workdir} began with {noted['sha256']}; bring that file "
