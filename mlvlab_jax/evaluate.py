@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlvlab_jax.cli import parse_checkpoint, run_command
+from mlvlab_jax.files import write_json
 
 if TYPE_CHECKING:
     from mlvlab_jax.engine.experiment import Experiment
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         metavar="COLUMN",
         help="column of the manifest to show accuracy by; repeatable (default: all with at most 20 values)",
+    )
+    parser.add_argument(
+        "--corruptions", action="store_true", help="measure it on 15 corruptions of the split in 5 severities too"
     )
     parser.add_argument("--out", type=Path, help="folder to write (default: WORKDIR/evaluation/SPLIT)")
     parser.add_argument("--json", action="store_true", help="print one JSON object of metrics and nothing else")
@@ -60,7 +64,13 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     )
     folder = parsed.out or evaluation_folder(parsed.workdir, evaluation)
     write_evaluation(folder, evaluation)
-    _print(evaluation.to_tree(), folder, as_json=parsed.json)
+    robustness = None
+    if parsed.corruptions:
+        from mlvlab_jax.evaluation.robustness import measure_robustness
+
+        robustness = measure_robustness(state.evaluated, evaluation, config=config, experiment=experiment)
+        write_json(folder / "corruptions.json", robustness)
+    _print(evaluation.to_tree(), folder, robustness, as_json=parsed.json)
     return 0
 
 
@@ -74,18 +84,22 @@ def _print_metrics(experiment: "Experiment", state: "TrainState", *, split: str,
     return 0
 
 
-def _print(tree: dict[str, Any], folder: Path, *, as_json: bool) -> None:
+def _print(tree: dict[str, Any], folder: Path, robustness: dict[str, Any] | None, *, as_json: bool) -> None:
     if as_json:
         shown = {name: tree[name] for name in ("step", "split", "num_examples")}
         values = {name: one["value"] for name, one in tree["metrics"].items()}
         intervals = {name: [one["low"], one["high"]] for name, one in tree["metrics"].items()}
-        print(json.dumps({**shown, **values, "intervals": intervals, "folder": str(folder)}))
+        shifted = {} if robustness is None else {"corruptions": robustness}
+        print(json.dumps({**shown, **values, "intervals": intervals, **shifted, "folder": str(folder)}))
         return
     from rich.console import Console
 
-    from mlvlab_jax.evaluation.printout import print_evaluation
+    from mlvlab_jax.evaluation.printout import print_evaluation, print_robustness
 
-    print_evaluation(tree, folder=folder, console=Console(highlight=False))
+    console = Console(highlight=False)
+    print_evaluation(tree, folder=folder, console=console)
+    if robustness is not None:
+        print_robustness(robustness, console=console)
 
 
 if __name__ == "__main__":

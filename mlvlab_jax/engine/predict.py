@@ -80,10 +80,12 @@ class Predictor:
         *,
         on_bad: Callable[[Sequence[BadExample]], None],
         between: Callable[[], None] = lambda: None,
+        change: Callable[[Tree], jax.Array] = lambda batch: batch["image"],
     ) -> Outputs:
         """Outputs for all readable examples of `split`, the same in every process; `on_bad` is told of the others.
 
-        `between` is called after each batch, and may raise to break off.
+        `between` is called after each batch, and may raise to break off. `change` gives the pixels of a device batch
+        that the model sees, uint8 (b h w c).
         """
         batches = eval_stream(
             split,
@@ -95,7 +97,7 @@ class Predictor:
         done: list[Outputs] = []
         pending: deque[dict[str, jax.Array]] = deque()
         for batch in double_buffer(batches, self._sharding):
-            pending.append(self._step(variables, batch))
+            pending.append(self._step(variables, batch | {"image": change(batch)}))
             between()
             if len(pending) > _AHEAD:
                 done.append(_fetch(pending.popleft()))

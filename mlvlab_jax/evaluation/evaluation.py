@@ -116,7 +116,7 @@ def evaluate_variables(
     outputs = _predict(variables, used, config=config, experiment=experiment, between=between)
     config_hash, names = compute_hash(config), experiment.data.class_names
     predictions, *validation = (
-        _to_predictions(*pair, class_names=names, step=step, config_hash=config_hash)
+        to_predictions(*pair, class_names=names, step=step, config_hash=config_hash)
         for pair in zip(outputs, used, strict=True)
     )
     temperature = fit_temperature(validation[0]) if validation else None
@@ -139,6 +139,17 @@ def evaluate_variables(
     )
 
 
+def make_predictor(config: Config, experiment: Experiment, *, most: int) -> Predictor:
+    """A predictor for splits of at most so many examples."""
+    return Predictor(
+        experiment.model,
+        config.pipeline,
+        layout=experiment.layout,
+        mesh=experiment.mesh,
+        batch_size=min(config.evaluation.batch_size, most),
+    )
+
+
 def _predict(
     variables: Variables,
     used: Sequence[Split],
@@ -148,13 +159,7 @@ def _predict(
     between: Callable[[], None],
 ) -> list[Outputs]:
     """Outputs for each split, by one program."""
-    predictor = Predictor(
-        experiment.model,
-        config.pipeline,
-        layout=experiment.layout,
-        mesh=experiment.mesh,
-        batch_size=min(config.evaluation.batch_size, max(map(len, used))),
-    )
+    predictor = make_predictor(config, experiment, most=max(map(len, used)))
     sizes = {split.name: len(split) for split in used}
     quarantine = Quarantine(None, sizes=sizes, max_bad_fraction=config.pipeline.max_bad_fraction)
     return [predictor(variables, split, on_bad=quarantine.add, between=between) for split in used]
@@ -165,9 +170,14 @@ def _measure_images(split: Split, outputs: Outputs) -> dict[str, np.ndarray]:
     return {"brightness": outputs.brightness} | ({} if sides is None else {"size_px": sides})
 
 
-def _to_predictions(
+def to_predictions(
     outputs: Outputs, split: Split, *, class_names: tuple[str, ...], step: int, config_hash: str
 ) -> Predictions:
+    """What a model said, with what is known of the examples.
+
+    Raises:
+        NonFiniteError: Some logits are not finite.
+    """
     finite = np.isfinite(outputs.logits).all(1)
     if not finite.all():
         raise NonFiniteError(

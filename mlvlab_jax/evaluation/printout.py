@@ -94,3 +94,21 @@ def _print_mistakes(tree: Mapping[str, Any], console: Console) -> None:
 
 def _right(header: str) -> Column:
     return Column(header, justify="right")
+
+
+def print_robustness(tree: Mapping[str, Any], *, console: Console) -> None:
+    """Prints what corruptions.json holds: the error of each corruption in each severity, and calibration under it."""
+    severities = range(1, len(next(iter(tree["corruptions"].values()))) + 1)
+    table = Table("error, by severity", *(_right(str(severity)) for severity in severities), _right("mean"), box=None)
+    for name, rows in tree["corruptions"].items():
+        errors = [row["error"] for row in rows]
+        table.add_row(name, *(f"{error:.4f}" for error in errors), f"{sum(errors) / len(errors):.4f}")
+    eces = [sum(rows[at]["ece"] for rows in tree["corruptions"].values()) for at in range(len(severities))]
+    table.add_row("calibration error (ECE)", *(f"{ece / len(tree['corruptions']):.4f}" for ece in eces), "")
+    console.print("", table, sep="\n")
+    clean, mean = tree["clean"], tree["mean_corruption_error"]
+    console.print(
+        f"mean corruption error {mean:.4f}, {mean - clean['error']:+.4f} against {clean['error']:.4f} of the images as "
+        f"they are; their ECE is {clean['ece']:.4f}",
+        soft_wrap=True,
+    )
