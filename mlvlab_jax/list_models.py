@@ -78,10 +78,10 @@ def _is_variant(params: dict[str, Any], named: dict[str, Any], cls: type) -> boo
 
 
 def _find_recipes() -> "dict[str, Spec]":
-    """The model of each shipped configuration, by its path; none where they are not installed."""
+    """The model of each shipped configuration, by its name; none where they are not installed."""
     from mlvlab_jax.config.load import load_config
 
-    return {f"configs/{path.name}": load_config([path]).config.model for path in sorted(CONFIGS.glob("*.yaml"))}
+    return {path.name: load_config([path]).config.model for path in sorted(CONFIGS.glob("*.yaml"))}
 
 
 def _list_fields(name: str) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ def _print(rows: list[dict[str, Any]], fields: list[dict[str, Any]] | None) -> N
 
     console = Console(highlight=False)
     right = [Column(title, justify="right", no_wrap=True) for title in ("parameters", "GFLOP", "image")]
-    last = Column("recipe" if fields is None else "model.params", overflow="fold")
+    last = Column("recipe" if fields is None else "model.params", overflow="fold", min_width=26)
     table = Table(Column("model", no_wrap=True), Column("variant", no_wrap=True), *right, last, box=None)
     for row in rows:
         size = ["-"] * 3
@@ -135,7 +135,8 @@ def _print(rows: list[dict[str, Any]], fields: list[dict[str, Any]] | None) -> N
         shown = row["recipe"] if fields is None else settings
         table.add_row(row["model"], row["variant"] or "-", *size, shown or "-")
     console.print(table)
-    console.print("RGB images, 1,000 classes; GFLOP of a forward pass, a multiply-add is two", style="dim")
+    told = "RGB images, 1,000 classes; GFLOP of a forward pass, a multiply-add is two; recipes lie in configs/"
+    console.print(told, style="dim")
     if fields is None:
         return
     described = Table("model.params", "default", "meaning", box=None)

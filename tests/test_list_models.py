@@ -24,7 +24,7 @@ def test_every_model_and_variant_is_listed_with_its_figures(capsys):
     assert (base["num_params"], base["gflops"], base["image_side_px"]) == (86_567_656, 35.13, 224)
     assert base["params"] == {"variant": "B", "patch_size": 16}
     (cnn,) = (row for row in rows if row["model"] == "cnn")
-    assert cnn == {"model": "cnn", "variant": None, "recipe": "configs/digits.yaml"}
+    assert cnn == {"model": "cnn", "variant": None, "recipe": "digits.yaml"}
 
 
 def test_a_recipe_is_found_by_what_it_trains(capsys, tmp_path, monkeypatch):
@@ -34,12 +34,12 @@ def test_a_recipe_is_found_by_what_it_trains(capsys, tmp_path, monkeypatch):
         "a_narrower": f"{{{size}, hidden_size: 96}}",
         "b_classes": f"{{{size}, dropout: 0.1}}",
         "c_again": f"{{{size}}}",
-        "d_scaled": f"{{{size}, position: learned_patches, layer_scale: 1e-6, gelu: exact}}",
+        "d_scaled": f"{{{size}, position: learned_patches, layer_scale: 1e-4, gelu: exact}}",
         "e_other": "{variant: S, patch_size: 8}",
     }.items():
         (tmp_path / f"{name}.yaml").write_text(f"model: {{name: vision_transformer, params: {params}}}\n")
     found = {row["variant"]: row["recipe"] for row in listed(capsys, "vision_transformer")["models"] if row["recipe"]}
-    assert found == {"S/16": "configs/b_classes.yaml", "DeiT-III-S/16": "configs/d_scaled.yaml"}
+    assert found == {"S/16": "b_classes.yaml", "DeiT-III-S/16": "d_scaled.yaml"}
 
 
 def test_one_model_comes_with_its_parameters_and_their_meaning(capsys):

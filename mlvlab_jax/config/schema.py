@@ -56,6 +56,9 @@ class PipelineConfig:
     class_sampling: Literal["natural", "balanced"] = "natural"
     """Which training examples make an epoch. natural: each once. balanced: as many of every class, those of small
     classes repeatedly, of large ones a part that changes with the epoch."""
+    repeats: Positive = 1
+    """How often in a row a training example comes, each time augmented anew; an epoch, as long as ever, has so many
+    times fewer examples. 3 is usual in recipes of some hundred epochs."""
     mean: tuple[float, ...] = (0.5,)
     """Subtracted after scaling pixels to [0, 1]: one value, or one a channel."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)

@@ -90,7 +90,7 @@ def _balance(train: Split, pipeline: PipelineConfig, class_names: tuple[str, ...
         train = weigh_classes(train, pipeline.class_weights, class_names)
     if pipeline.class_sampling == "balanced":
         train = sample_classes_evenly(train, num_classes=len(class_names))
-    return train
+    return dataclasses.replace(train, repeats=pipeline.repeats)
 
 
 def describe_data(source: Spec, pipeline: PipelineConfig, *, seed: int) -> DataShape:

@@ -26,6 +26,7 @@ class Split:
     weights: float32, by index in the source: how much an example counts in the training loss. None: all 1.
     columns: what else is known of the examples, by name.
     label_sets: as of `OpenedData`.
+    repeats: how often in a row each example of an epoch comes, each time augmented anew.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Split:
     weights: np.ndarray | None = None
     columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
     label_sets: np.ndarray | None = None
+    repeats: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,11 +83,26 @@ def order_epoch(split: Split, *, seed: int, epoch: int) -> tuple[np.ndarray, np.
     """One epoch of a split.
 
     Each part of a mixture goes through its own examples again and again, each time in another order, and continues in
-    the next epoch where it was: over time every example of a part is seen equally often.
+    the next epoch where it was: over time every example of a part is seen equally often. With repeats an epoch is as
+    long as without, and has so many times fewer examples.
 
     Returns:
-        Examples, int64 (epoch_size), and how often each had been seen before, int32 (epoch_size).
+        Examples, int64 (epoch_size), and a number of each that tells its appearances apart, int32 (epoch_size): how
+        often it had been seen before, where there are no repeats.
+
+    References:
+        M. Berman et al., "MultiGrain: a unified image embedding for classes and instances", 2019 (repeats).
     """
+    ids, passes = _order_once(split, seed=seed, epoch=epoch)
+    if split.repeats == 1:
+        return ids, passes
+    kept = -(-len(ids) // split.repeats)
+    turns = np.tile(np.arange(split.repeats, dtype=np.int32), kept)
+    repeated = [np.repeat(each[:kept], split.repeats) for each in (ids, passes)]
+    return repeated[0][: len(ids)], (repeated[1] * split.repeats + turns)[: len(ids)]
+
+
+def _order_once(split: Split, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     if split.parts is None:
         return split.ids[permute(len(split), seed=seed, epoch=epoch)], np.full(len(split), epoch, np.int32)
     ids, passes = [], []

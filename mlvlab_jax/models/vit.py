@@ -120,7 +120,7 @@ class Size:
     mlp_dim: int
 
 
-_DEIT3 = {"position": "learned_patches", "layer_scale": 1e-6, "gelu": "exact"}
+_DEIT3 = {"position": "learned_patches", "layer_scale": 1e-4, "gelu": "exact"}
 _ROPE = {"position": "rope", "layer_scale": 1e-5, "gelu": "exact"}
 _REGISTERS = {"registers": 4, "pool": "gap", "final_norm": "pooled", "position": "learned_patches", "gelu": "exact"}
 #: Numbers of parameters of the papers, and of timm where these round.

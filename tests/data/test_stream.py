@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import operator
@@ -42,6 +43,23 @@ def test_every_epoch_has_every_example_once_in_another_order(split):
     orders = [seen[epochs == epoch].tolist() for epoch in range(8)]
     assert all(sorted(order) == list(range(25)) for order in orders)
     assert len({tuple(order) for order in orders}) == 8
+
+
+@pytest.mark.parametrize("parts", [None, (Part(np.arange(5), 10), Part(np.arange(5, 25), 15))])
+def test_repeated_examples_follow_each_other_and_are_told_apart(split, parts):
+    repeated = dataclasses.replace(split, repeats=3, parts=parts)
+    seen = set()
+    for epoch in range(4):
+        ids, numbers = order_epoch(repeated, seed=0, epoch=epoch)
+        assert len(ids) == 25
+        groups = ids[:24].reshape(8, 3)
+        assert (groups == groups[:, :1]).all()
+        seen |= set(zip(ids.tolist(), numbers.tolist(), strict=True))
+    assert len(seen) == 100
+    once = dataclasses.replace(repeated, repeats=1)
+    assert (
+        order_epoch(once, seed=0, epoch=2)[0][:8].tolist() == order_epoch(repeated, seed=0, epoch=2)[0][:24:3].tolist()
+    )
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])

@@ -18,8 +18,10 @@ IMAGES = {"digits": ImageSpec(8, 8, 1), "tfds": ImageSpec(28, 28, 1), "arrays": 
 def render(path: Path) -> str:
     """The resolved configuration and the parameter table of its model, as text."""
     config = load_config([path]).config
-    image = IMAGES[config.data.name]
-    model = MODELS.build(config.model, num_classes=10, image=image, dtype=jnp.float32)
+    image, num_classes = IMAGES[config.data.name], 10
+    if config.data.name == "tfds" and config.data.params.dataset == "imagenet2012":
+        image, num_classes = ImageSpec(*config.pipeline.preprocess.size, 3), 1000
+    model = MODELS.build(config.model, num_classes=num_classes, image=image, dtype=jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0)).params
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
     return f"{to_yaml(config)}\n{table}\n"
