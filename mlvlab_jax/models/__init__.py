@@ -2,4 +2,4 @@
 checked at once; the networks themselves are in `nets` and are imported when a model is built.
 """
 
-from mlvlab_jax.models import cnn, convnext, mixer, resnet, vit  # noqa: F401
+from mlvlab_jax.models import cnn, convnext, efficientnet, mixer, resnet, vit  # noqa: F401

@@ -1,5 +1,6 @@
 """Every registered model, by its example."""
 
+import inspect
 import re
 
 import flax.linen as nn
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
+from mlvlab_jax.config.schema import MeshConfig
+from mlvlab_jax.engine.mesh import make_mesh
+from mlvlab_jax.engine.sharding import shard_params
 from mlvlab_jax.models.nets.api import Model, Variables, from_linen
 from mlvlab_jax.plugins import MODELS, Spec
 from mlvlab_jax.trees import compute_digest, named_leaves
@@ -27,11 +31,9 @@ def build(name, dtype=jnp.float32, **changes):
 
 def perturbed(model):
     """Variables with no zeros left of initialisation, so that every path carries gradient."""
-    variables = model.init(KEY)
-    leaves, tree = jax.tree.flatten(variables.params)
-    keys = jax.random.split(KEY, len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return Variables(jax.tree.unflatten(tree, noisy), variables.state)
+    variables, rng = model.init(KEY), np.random.default_rng(0)
+    noisy = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), variables.params)
+    return Variables(noisy, variables.state)
 
 
 def batch(count=4):
@@ -99,16 +101,54 @@ def test_intermediates_are_named_shaped_and_finite(name):
         assert np.ptp(value) > 0
 
 
-def test_gradients_reach_every_parameter(name):
+def test_gradients_reach_every_parameter_and_lower_the_loss(name):
     model = build(name)
-    variables = perturbed(model)
+    variables, label = perturbed(model), jnp.arange(4)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(params):
         logits, _ = model.apply(Variables(params, variables.state), batch(), KEY, True)
-        return (logits * jnp.arange(20.0).reshape(4, 5)).sum()
+        return -jax.nn.log_softmax(logits)[jnp.arange(4), label].mean()
 
-    for path, gradient in named_leaves(jax.jit(jax.grad(loss))(variables.params)):
-        assert jnp.abs(gradient).max() > 0, path
+    params, losses = jax.device_get(variables.params), []
+    for _ in range(5):
+        value, gradients = jax.device_get(loss(params))
+        losses.append(value)
+        for path, gradient in named_leaves(gradients):
+            assert np.abs(gradient).max() > 0, path
+        rate = np.float32(0.1 / np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradients))))
+        params = jax.tree.map(lambda x, g, rate=rate: x - rate * g, params, gradients)
+    assert losses[-1] < losses[0]
+
+
+def test_the_rules_of_sharding_decide_about_every_parameter(name):
+    shapes = jax.eval_shape(build(name).init, KEY).params
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    placed = dict(named_leaves(shard_params(shapes, mesh)))
+    assert placed.keys() == dict(named_leaves(shapes)).keys()
+    for path, leaf in named_leaves(shapes):
+        assert placed[path].shard_shape(leaf.shape)  # every dim can be cut as its spec says
+
+
+@pytest.mark.slow
+def test_what_is_computed_again_gives_the_same_gradient(name):
+    entry = MODELS.entry(name)
+    if "remat" not in inspect.signature(entry.build).parameters:
+        pytest.skip("it cannot compute its activations again")
+    spec = Spec(name, params_from(entry.params, entry.example))
+    variables = perturbed(build(name))
+
+    def gradients(remat):
+        model = MODELS.build(spec, num_classes=5, image=IMAGE, dtype=jnp.float32, remat=remat)
+
+        def loss(params):
+            return (model.apply(Variables(params, variables.state), batch(), KEY, True)[0] ** 2).sum()
+
+        return jax.jit(jax.grad(loss))(variables.params)
+
+    for a, b in zip(*(jax.tree.leaves(gradients(remat)) for remat in ("none", "full")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(1, np.abs(a).max()))
 
 
 def test_an_examples_logits_do_not_depend_on_its_neighbours_in_evaluation(name):

@@ -33,13 +33,27 @@ def direct(x, kernel):
     return out
 
 
+SHAPES = [((2, 5, 7, 3), 3), ((1, 9, 4, 2), 7), ((2, 2, 2, 1), 5), ((1, 1, 1, 4), 3)]
+
+
 @pytest.mark.parametrize("form", ["auto", "shifted", "grouped"])
-@pytest.mark.parametrize(
-    ("shape", "size"), [((2, 5, 7, 3), 3), ((1, 9, 4, 2), 7), ((2, 2, 2, 1), 5), ((1, 1, 1, 4), 3)]
-)
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
 def test_it_is_what_the_definition_says(form, shape, size):
     x, kernel, _ = draw(shape, size)
     np.testing.assert_allclose(depthwise_conv(x, kernel, form=form), direct(x, kernel), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "size"), [*SHAPES, ((1, 8, 6, 2), 3), ((1, 8, 7, 2), 5)])
+def test_with_a_stride_both_forms_and_their_gradients_are_the_same(shape, size):
+    x, kernel, _ = draw(shape, size)
+
+    def run(form):
+        out, back = jax.vjp(lambda x, k: depthwise_conv(x, k, form=form, stride=2), x, kernel)
+        return out, *back(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+    assert run("shifted")[0].shape[1:3] == tuple(-(-side // 2) for side in shape[1:3])
+    for shifted, grouped in zip(run("shifted"), run("grouped"), strict=True):
+        np.testing.assert_allclose(shifted, grouped, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

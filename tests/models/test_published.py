@@ -30,6 +30,13 @@ PUBLISHED = {
     ("convnext", "B"): 88_591_464,
     ("convnext", "L"): 197_767_336,
     ("convnext", "XL"): 350_196_968,
+    ("efficientnet_v2", "B0"): 7_139_704,  # tf_efficientnetv2_b0
+    ("efficientnet_v2", "B1"): 8_141_052,
+    ("efficientnet_v2", "B2"): 10_096_086,
+    ("efficientnet_v2", "B3"): 14_358_406,
+    ("efficientnet_v2", "S"): 21_458_488,
+    ("efficientnet_v2", "M"): 54_139_356,
+    ("efficientnet_v2", "L"): 118_515_272,
     ("mixer", "S/32"): 19_104_624,  # mixer_s32_224
     ("mixer", "S/16"): 18_528_264,
     ("mixer", "B/32"): 60_293_428,

@@ -9,26 +9,10 @@ from jaxtyping import Array, Float
 
 from mlvlab_jax.config.schema import Remat
 from mlvlab_jax.models.convnext import ConvNextParams
-from mlvlab_jax.models.nets.depthwise import Form, depthwise_conv
-from mlvlab_jax.models.nets.layers import StochasticDepth, recompute, to_patches
+from mlvlab_jax.models.nets.layers import DepthwiseConv, StochasticDepth, recompute, to_patches
 
 _EPSILON = 1e-6
 _init = nn.initializers.truncated_normal(0.02)
-
-
-class DepthwiseConv(nn.Module):
-    """A filter and a bias for every channel."""
-
-    kernel_size: int
-    form: Form
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        kernel = self.param("kernel", _init, (self.kernel_size, self.kernel_size, 1, x.shape[-1]))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
-        return depthwise_conv(x, kernel, form=self.form) + bias[None, None, None]
 
 
 class Block(nn.Module):
@@ -42,7 +26,7 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_init)
-        y = DepthwiseConv(self.params.kernel_size, self.params.depthwise, self.dtype, name="depthwise")(x)
+        y = DepthwiseConv(self.params.kernel_size, self.params.depthwise, _init, self.dtype, name="depthwise")(x)
         y = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm")(y)
         y = nn.gelu(dense(4 * width, name="mlp_in")(y), approximate=False)
         y = dense(width, name="mlp_out")(y)

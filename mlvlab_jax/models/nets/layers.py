@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.models.nets.depthwise import Form, depthwise_conv
 from mlvlab_jax.models.vit import Gelu
 
 #: What `jax.checkpoint` may keep, by the names of `training.remat`.
@@ -51,6 +52,25 @@ def recompute(block: type[nn.Module], remat: Remat, *, in_scan: bool = False) ->
     if remat == "none":
         return block
     return nn.remat(block, policy=_KEPT[remat], static_argnums=(2,), prevent_cse=not in_scan)
+
+
+class DepthwiseConv(nn.Module):
+    """A filter for every channel, and a bias."""
+
+    kernel_size: int
+    form: Form
+    kernel_init: Any
+    dtype: Any
+    stride: int = 1
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        kernel = self.param("kernel", self.kernel_init, (self.kernel_size, self.kernel_size, 1, x.shape[-1]))
+        y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), form=self.form, stride=self.stride)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(self.dtype)[None, None, None]
 
 
 class StochasticDepth(nn.Module):
