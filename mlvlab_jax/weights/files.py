@@ -84,7 +84,7 @@ def _inside(folder: Path) -> Path:
             return folder / name
     raise DataError(
         f"{folder}: a folder without weights; expected a file, or a folder that holds one of {', '.join(NAMES)}, as a "
-        "package does; name the file itself"
+        "package does; name the file itself, or make a package of a run"
     )
 
 
