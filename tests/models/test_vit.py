@@ -56,6 +56,21 @@ def test_a_loop_over_blocks_gives_what_the_blocks_give_one_by_one(form):
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_blocks_give_takes_no_memory_where_only_the_embedding_is_asked_for(scan):
+    model = build(num_layers=4, pool="gap", scan_layers=scan)
+    arguments = jax.eval_shape(model.init, KEY), jax.ShapeDtypeStruct((64, *IMAGE), jnp.float32)
+
+    def measure(function):
+        return jax.jit(function).lower(*arguments).compile().memory_analysis()
+
+    plain, embedding, parts = (
+        measure(f) for f in (lambda v, x: model.apply(v, x, KEY, False)[0], model.embed, model.intermediates)
+    )
+    assert embedding.temp_size_in_bytes == plain.temp_size_in_bytes
+    assert parts.output_size_in_bytes >= 4 * 64 * 6 * 16 * 4
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_array_of_a_form_changes_the_logits(form):
     model = build(**FORMS[form])
