@@ -1,5 +1,6 @@
 """Which of our networks each entry of the golden files is."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def small_target(name: str, **params) -> Target:
     return make_target(model, own | params, image=SMALL_IMAGE, classes=SMALL_CLASSES)
 
 
+@functools.cache
 def read_golden(name: str) -> dict:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
