@@ -87,17 +87,13 @@ def _inspect(parsed: argparse.Namespace) -> int:
 
 
 def _import(parsed: argparse.Namespace) -> int:
-    from mlvlab_jax.errors import ConfigError
-
     network = _read_network(parsed)
     assert network is not None, "argparse asks for one"
-    path = parsed.output if parsed.output.suffix == ".safetensors" else parsed.output / "weights.safetensors"
-    if path.exists():
-        raise ConfigError(f"--output {parsed.output}: {path} is there; expected a new file; remove it, or name another")
     from mlvlab_jax.weights.files import read_weights
     from mlvlab_jax.weights.importing import fill_head, import_weights
-    from mlvlab_jax.weights.store import write_imported
+    from mlvlab_jax.weights.store import name_output, write_imported
 
+    name_output(parsed.output)  # before anything is read, which may take long
     file = read_weights(parsed.file)
     target, options = network(file)
     imported = fill_head(import_weights(file, target, options), target)
@@ -110,12 +106,9 @@ def _import(parsed: argparse.Namespace) -> int:
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from mlvlab_jax.errors import ConfigError
+    from mlvlab_jax.weights.exporting import check_output, export_arrays, write_export
 
-    if parsed.output.exists():
-        raise ConfigError(f"--output {parsed.output}: is there; expected a new file; remove it, or name another")
-    from mlvlab_jax.weights.exporting import export_arrays, write_export
-
+    check_output(parsed.output, parsed.format)  # before anything is read, which may take long
     exported = export_arrays(_open_source(parsed), parsed.format)
     write_export(parsed.output, exported.arrays, parsed.format)
     print(f"{parsed.output}: {len(exported.arrays)} arrays as {parsed.format} has them")

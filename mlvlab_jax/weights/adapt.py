@@ -14,7 +14,7 @@ from mlvlab_jax.types import ImageSpec
 HEAD = ("params/head/kernel", "params/head/bias")
 POSITIONS = "params/pos_embed"
 #: The first layer of a network, which sees the channels of the image.
-FIRST = ("params/patch_embed/kernel", "params/stage0_reduce/kernel", "params/Conv_0/kernel")
+FIRST = ("params/patch_embed/kernel", "params/stage0_reduce/kernel", "params/Conv_0/kernel", "params/stem/kernel")
 #: What may come in another shape than the network takes.
 ADAPTED = frozenset({*HEAD, POSITIONS, *FIRST})
 

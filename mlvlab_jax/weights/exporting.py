@@ -70,15 +70,24 @@ def _export(weights: Weights, peer: Peer) -> Exported:
     return Exported(arrays, tuple(peer.list_notes(weights.params)))
 
 
-def write_export(path: Path, arrays: Mapping[str, np.ndarray], format: str) -> None:  # noqa: A002 - as above
-    """Writes `arrays` as the library reads them: whole or not at all.
+def check_output(path: Path, format: str) -> None:  # noqa: A002 - as the option is called
+    """Refuses a file that cannot be written as `format`.
 
     Raises:
-        ConfigError: The file is there, or is called as another kind of file.
+        ConfigError: It is there, or is called as another kind of file.
     """
     suffix = ".safetensors" if format in SAFETENSORS else ".npz"
     if path.suffix != suffix or path.exists():
         raise ConfigError(f"--output {path}: expected a new file that ends in {suffix}, as {format} has them")
+
+
+def write_export(path: Path, arrays: Mapping[str, np.ndarray], format: str) -> None:  # noqa: A002 - as above
+    """Writes `arrays` as the library reads them: whole or not at all.
+
+    Raises:
+        ConfigError: As of `check_output`.
+    """
+    check_output(path, format)
     if format in SAFETENSORS:
         # transformers looks for this entry before it reads a file.
         write_safetensors(path, arrays, metadata={"format": "pt"})

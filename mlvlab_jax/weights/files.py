@@ -19,7 +19,7 @@ from mlvlab_jax.weights.hub import fetch_weights
 
 #: What a folder of weights may call them, in the order in which they are looked for.
 NAMES = ("weights.safetensors", "model.safetensors", "model.safetensors.index.json")
-_PICKLE = "a pickle, which runs code when it is read"
+_PICKLE = "pickled objects, which run code when they are read"
 _CONVERT = (
     'convert it where it comes from: python -c "import sys, torch; from safetensors.torch import save_file; '
     "tree = torch.load(sys.argv[1], weights_only=True, map_location='cpu'); tree = tree.get('model', tree.get("
@@ -84,7 +84,7 @@ def _inside(folder: Path) -> Path:
             return folder / name
     raise DataError(
         f"{folder}: a folder without weights; expected a file, or a folder that holds one of {', '.join(NAMES)}, as a "
-        "package does; name the file itself"
+        "package does; name the file itself, or make a package of a run"
     )
 
 
@@ -95,7 +95,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
         raise DataError(f"{path}: an empty file; expected weights; fetch it again")
     if head.startswith(b"PK"):
         return _read_npz(path), "npz"
-    # safetensors begin with a length of eight bytes, which may look like a pickle's, and go on with JSON.
+    # safetensors begin with a length of eight bytes, which may look like those of pickled objects, and go on with JSON.
     pickled = head[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")
     if pickled and head[8:9] != b"{":
         raise _refuse_pickle(path)

@@ -1,6 +1,7 @@
 """Weights on the Hugging Face hub, fetched only where an id says so."""
 
-import importlib
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,49 +22,49 @@ def fetch_weights(source: str) -> Path:
         raise ConfigError(
             f"{source!r}: expected hf:owner/name or hf:owner/name@revision, such as hf:timm/resnet18.a1_in1k"
         )
-    try:
-        hub: Any = importlib.import_module("huggingface_hub")
-    except ImportError:
-        raise ConfigError(
-            f"{source!r}: huggingface_hub is not installed; expected it for weights of the hub; "
-            "pip install 'mlvlab_jax[hub]', or fetch the file yourself and name its path"
-        ) from None
-    errors = importlib.import_module("huggingface_hub.errors")
+    errors, download = _import_hub(source)
+
+    def fetch(file: str) -> Path:
+        return Path(download(repo_id=name, filename=file, revision=revision or None))
+
     for file in _FILES:
         try:
-            path = _fetch(hub, name, file, revision or None)
-            if file == _FILES[1]:
-                _fetch_shards(hub, name, path, revision or None)
-            _fetch_labels(hub, errors, name, revision or None)
+            path = fetch(file)
+            for shard in _list_shards(path):
+                fetch(shard)
+            with contextlib.suppress(errors.EntryNotFoundError):
+                fetch("config.json")  # which names the classes
         except errors.LocalEntryNotFoundError:
             raise _offline(source, "it is not in the cache") from None
         except errors.EntryNotFoundError:
             continue
-        except errors.RepositoryNotFoundError:
-            raise DataError(f"{source}: the hub has no such repository, or hides it; check the id, or log in") from None
-        except OSError as error:
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
+            raise DataError(
+                f"{source}: the hub has no such repository or revision, or hides it; check the id, or log in"
+            ) from None
+        except (errors.HfHubHTTPError, OSError) as error:
             raise _offline(source, str(error)) from None
         return path
     raise DataError(f"{source}: holds none of {', '.join(_FILES)}; expected safetensors; name another repository")
 
 
-def _fetch(hub: Any, name: str, file: str, revision: str | None) -> Path:
-    return Path(hub.hf_hub_download(repo_id=name, filename=file, revision=revision))
-
-
-def _fetch_shards(hub: Any, name: str, index: Path, revision: str | None) -> None:
-    import json
-
-    for shard in sorted(set(json.loads(index.read_text())["weight_map"].values())):
-        _fetch(hub, name, shard, revision)
-
-
-def _fetch_labels(hub: Any, errors: Any, name: str, revision: str | None) -> None:
-    """The document that names the classes, where there is one."""
+def _import_hub(source: str) -> tuple[Any, Any]:
+    """Its errors, and its function that fetches a file."""
     try:
-        _fetch(hub, name, "config.json", revision)
-    except (errors.EntryNotFoundError, errors.LocalEntryNotFoundError):
-        return
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError as error:
+        raise ConfigError(
+            f"{source!r}: huggingface_hub is not installed ({error}); expected it for weights of the hub; "
+            "pip install 'mlvlab_jax[hub]', or fetch the file yourself and name its path"
+        ) from None
+    return errors, hf_hub_download
+
+
+def _list_shards(path: Path) -> list[str]:
+    """The files that `path` is the index of; none where it is weights itself."""
+    if path.name != _FILES[1]:
+        return []
+    return sorted(set(json.loads(path.read_text())["weight_map"].values()))
 
 
 def _offline(source: str, reason: str) -> DataError:

@@ -14,6 +14,19 @@ from mlvlab_jax.weights.files import read_weights, write_safetensors
 from mlvlab_jax.weights.importing import Imported, Target
 
 
+def name_output(output: Path) -> Path:
+    """The file of arrays that `output` means, which is not there yet.
+
+    Raises:
+        ConfigError: It is there, or the document beside it.
+    """
+    path = output if output.suffix == ".safetensors" else output / "weights.safetensors"
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            raise ConfigError(f"--output {output}: {file} is there; expected a new file; remove it, or name another")
+    return path
+
+
 def write_imported(output: Path, imported: Imported, target: Target) -> Path:
     """Writes the arrays and the document: both, or neither.
 
@@ -28,10 +41,8 @@ def write_imported(output: Path, imported: Imported, target: Target) -> Path:
     Raises:
         ConfigError: There is such a file.
     """
-    path = output if output.suffix == ".safetensors" else output / "weights.safetensors"
+    path = name_output(output)
     document = path.with_suffix(".json")
-    if path.exists() or document.exists():
-        raise ConfigError(f"--output {output}: {path} is there; expected a new file; remove it, or name another")
     model = {"name": target.spec.name, "params": dump_params(target.spec.params)}
     names = target.classes.names
     tree = {"model": model, "image": list(target.image), "num_classes": target.classes.number}

@@ -22,6 +22,8 @@ SAME = Transform(lambda *arrays: arrays, lambda *arrays: arrays)
 LINEAR = Transform(lambda x: (x.T,), lambda x: (x.T,))
 #: A convolution OIHW of torch, ours HWIO; for filters of single channels as well.
 KERNEL = Transform(lambda x: (x.transpose(2, 3, 1, 0),), lambda x: (x.transpose(3, 2, 0, 1),))
+#: A convolution (out, in, 1, 1) of torch, ours a matrix (in, out).
+POINTWISE = Transform(lambda x: (x.reshape(x.shape[:2]).T,), lambda x: (x.T.reshape(*x.T.shape, 1, 1),))
 
 
 def patches(channels: int) -> Transform:

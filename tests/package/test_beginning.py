@@ -19,6 +19,7 @@ from mlvlab_jax.weights_command import main
 from tests.package.trained import TODAY, train_tiny
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_a_package_and_its_own_package_says_so(made, tmp_path):
     folder = train_tiny(tmp_path / "tuned", weights={"path": str(made)}, training={"num_epochs": 1})
     tuned = write_package(folder, today=TODAY)

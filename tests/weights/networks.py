@@ -1,5 +1,6 @@
 """Which of our networks each entry of the golden files is."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -28,6 +29,10 @@ PUBLISHED = {
     "timm resnet50": ("resnet", {"depth": 50}),
     "timm convnext_tiny": ("convnext", {"variant": "T"}),
     "timm mixer_b16_224": ("mixer", _VIT | {"variant": "B"}),
+    "timm tf_efficientnetv2_b0": ("efficientnet_v2", {"variant": "B0"}),
+    "timm tf_efficientnetv2_s": ("efficientnet_v2", {"variant": "S"}),
+    "timm resnet50d": ("resnet", {"depth": 50, "stem": "deep"}),
+    "timm resnet50_gn": ("resnet", {"depth": 50, "norm": "group"}),
     "transformers vit_base": ("vision_transformer", _VIT | {"variant": "B"}),
     "transformers deit_base": ("vision_transformer", _VIT | {"variant": "B", "registers": 1}),
     "transformers resnet50": ("resnet", {"depth": 50}),
@@ -45,6 +50,8 @@ SMALL = {
     "timm vit_map": ("vision_transformer", _SMALL | {"pool": "map"}),
     "timm resnet18": ("resnet", {"depth": 18}),
     "timm convnext": ("convnext", _CONVNEXT),
+    "timm resnet18d": ("resnet", {"depth": 18, "stem": "deep"}),
+    "timm efficientnet": ("efficientnet_v2", {"variant": "B0"}),
     "timm mixer": ("mixer", _VIT | {"hidden_size": 32, "num_layers": 2, "patch_size": 8}),
     "transformers vit": ("vision_transformer", _SMALL),
     "transformers deit": ("vision_transformer", _SMALL | {"registers": 1}),
@@ -66,6 +73,7 @@ def small_target(name: str, **params) -> Target:
     return make_target(model, own | params, image=SMALL_IMAGE, classes=SMALL_CLASSES)
 
 
+@functools.cache
 def read_golden(name: str) -> dict:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 

@@ -77,7 +77,11 @@ def test_a_mistake_gives_one_message_and_changes_nothing(peer, tmp_path, capsys,
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"", "an empty file"), (b"\x80\x04N.", "a pickle"), (b"\x10\0\0\0\0\0\0\0{", "not a whole safetensors file")],
+    [
+        (b"", "an empty file"),
+        (b"\x80\x04N.", "pickled objects"),
+        (b"\x10\0\0\0\0\0\0\0{", "not a whole safetensors file"),
+    ],
 )
 def test_a_file_of_no_use_gives_one_message(tmp_path, capsys, data, message):
     path = tmp_path / "weights.safetensors"

@@ -163,7 +163,10 @@ def hub(monkeypatch, path):
     errors = types.ModuleType("huggingface_hub.errors")
     errors.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})
     errors.LocalEntryNotFoundError = type("LocalEntryNotFoundError", (FileNotFoundError, errors.EntryNotFoundError), {})
-    errors.RepositoryNotFoundError = type("RepositoryNotFoundError", (OSError,), {})
+    errors.HfHubHTTPError = type("HfHubHTTPError", (Exception,), {})
+    errors.RepositoryNotFoundError = type("RepositoryNotFoundError", (errors.HfHubHTTPError,), {})
+    errors.RevisionNotFoundError = type("RevisionNotFoundError", (errors.HfHubHTTPError,), {})
+    errors.HFValidationError = type("HFValidationError", (ValueError,), {})
     module = types.ModuleType("huggingface_hub")
     module.reached = []
 
@@ -171,13 +174,15 @@ def hub(monkeypatch, path):
         module.reached.append((repo_id, filename, revision))
         if repo_id == "who/offline":
             raise errors.LocalEntryNotFoundError
+        if repo_id == "who/broken":
+            raise errors.HfHubHTTPError("500")
         if repo_id == "who/gone":
             raise errors.RepositoryNotFoundError
         if filename != path.name or repo_id != "who/resnet":
             raise errors.EntryNotFoundError
         return str(path)
 
-    module.hf_hub_download = download
+    module.hf_hub_download, module.errors = download, errors
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
     return module
@@ -196,7 +201,12 @@ def test_nothing_is_fetched_for_a_path(hub, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("offline", "the hub cannot be reached"), ("gone", "has no such repository"), ("pickles", "holds none of")],
+    [
+        ("offline", "the hub cannot be reached"),
+        ("broken", r"cannot be reached \(500\)"),
+        ("gone", "has no such repository"),
+        ("pickles", "holds none of"),
+    ],
 )
 def test_what_the_hub_cannot_give_is_said(hub, name, message):
     with pytest.raises(DataError, match=message):

@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import jax
@@ -17,6 +18,12 @@ from tests.weights.formula import draw_images
 from tests.weights.networks import PUBLISHED, SMALL, draw_file, make_target, read_golden, small_target
 
 OPTIONS = WeightsConfig(path="peer.safetensors")
+
+
+@functools.cache
+def import_small(name):
+    target, file = small_target(name), draw_file(read_golden("small")[name]["arrays"])
+    return target, file, import_weights(file, target, OPTIONS)
 
 
 def make_variables(arrays, target):
@@ -42,19 +49,17 @@ def test_every_array_has_its_place_in_a_published_model(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_are_those_of_the_peer(name):
-    golden, target = read_golden("small")[name], small_target(name)
-    imported = import_weights(draw_file(golden["arrays"]), target, OPTIONS)
+    target, _, imported = import_small(name)
     model, variables = make_variables(imported.arrays, target)
     logits, _ = jax.jit(model.apply, static_argnums=3)(variables, draw_images(2, 32), jax.random.key(0), False)
-    expected = np.array(golden["logits"])
+    expected = np.array(read_golden("small")[name]["logits"])
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_what_is_exported_is_bit_for_bit_what_was_imported(name):
-    target, file = small_target(name), draw_file(read_golden("small")[name]["arrays"])
-    imported = import_weights(file, target, OPTIONS)
+    target, file, imported = import_small(name)
     weights = Weights(target.spec.name, target.spec.params, target.image, imported.arrays)
     exported = export_arrays(weights, name.split()[0]).arrays
     assert sorted(exported) == sorted(file.arrays)

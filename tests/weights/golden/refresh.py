@@ -43,6 +43,10 @@ PUBLISHED_TIMM = (
     "resnet50",
     "convnext_tiny",
     "mixer_b16_224",
+    "tf_efficientnetv2_b0",
+    "tf_efficientnetv2_s",
+    "resnet50d",
+    "resnet50_gn",
 )
 _TIMM = {"img_size": SIDE, "num_classes": CLASSES}
 SMALL_TIMM: dict[str, Callable[[], torch.nn.Module]] = {
@@ -56,6 +60,8 @@ SMALL_TIMM: dict[str, Callable[[], torch.nn.Module]] = {
     "vit_map": lambda: vision_transformer.VisionTransformer(**_TIMM, **_SMALL, class_token=False, global_pool="map"),
     "resnet18": lambda: timm.create_model("resnet18", num_classes=CLASSES),
     "convnext": lambda: convnext.ConvNeXt(num_classes=CLASSES, depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)),
+    "resnet18d": lambda: timm.create_model("resnet18d", num_classes=CLASSES),
+    "efficientnet": lambda: timm.create_model("tf_efficientnetv2_b0", num_classes=CLASSES),
     "mixer": lambda: mlp_mixer.MlpMixer(**_TIMM, patch_size=8, num_blocks=2, embed_dim=32),
 }
 SMALL_TRANSFORMERS: dict[str, tuple[type, Any]] = {
