@@ -23,7 +23,8 @@ from weights import Named, name_for_timm, perturb
 from worker import answer_requests
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.config.schema import MeshConfig, PipelineConfig, TrainingConfig
+from mlvlab_jax.config.schema import MeshConfig, PipelineConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.engine.mesh import batch_sharding, make_mesh
 from mlvlab_jax.engine.state import TrainState, create_state
 from mlvlab_jax.engine.step import SCALARS, compile_train_step, make_train_step

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mlvlab_jax.config.schema import Config, IntegrityConfig
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.config.training import IntegrityConfig
 from mlvlab_jax.engine.bit_flips import flip_bit
 from mlvlab_jax.engine.compiling import AheadOfTime, describe_arrays
 from mlvlab_jax.engine.digests import Difference, find_changes, find_outliers, make_digests, read_digests

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mlvlab_jax.config.schema import Config, TrainingConfig
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.data.augment import check_channels
 from mlvlab_jax.data.open import Data, open_data
 from mlvlab_jax.data.shape import DataShape

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mlvlab_jax.config.schema import LossSpikeConfig, TrainingConfig
+from mlvlab_jax.config.training import LossSpikeConfig, TrainingConfig
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.types import Tree
 

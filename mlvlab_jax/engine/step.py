@@ -10,7 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from mlvlab_jax.config.augment import AugmentConfig
-from mlvlab_jax.config.schema import PipelineConfig, TrainingConfig
+from mlvlab_jax.config.schema import PipelineConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
 from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import CompileOptions

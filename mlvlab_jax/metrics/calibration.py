@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Positive
+from mlvlab_jax.config.training import Positive
 from mlvlab_jax.metrics.averages import divide
 from mlvlab_jax.metrics.classification import NoParams, compute_log_probability, mean
 from mlvlab_jax.plugins import METRICS

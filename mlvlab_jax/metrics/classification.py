@@ -7,7 +7,7 @@ count.
 from typing import Any, Literal
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Positive
+from mlvlab_jax.config.training import Positive
 from mlvlab_jax.metrics.averages import Average, ZeroDivision, average_classes, divide, result_of, suffixed
 from mlvlab_jax.plugins import METRICS
 

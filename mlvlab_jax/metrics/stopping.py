@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mlvlab_jax.config.schema import EarlyStoppingConfig
+from mlvlab_jax.config.training import EarlyStoppingConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from mlvlab_jax.config.schema import EarlyStoppingConfig
+from mlvlab_jax.config.training import EarlyStoppingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.metrics.stopping import EarlyStopping
 

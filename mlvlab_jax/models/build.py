@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mlvlab_jax.config.schema import TrainingConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.attention import Accelerator
 from mlvlab_jax.models.nets.api import Model

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Fraction, Positive
+from mlvlab_jax.config.training import Fraction, Positive
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.plugins import MODELS
 from mlvlab_jax.types import ImageSpec

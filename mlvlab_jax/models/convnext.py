@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Positive, Remat
+from mlvlab_jax.config.training import Positive, Remat
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Fraction, Remat
+from mlvlab_jax.config.training import Fraction, Remat
 from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec
 

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Fraction, Positive, Remat
+from mlvlab_jax.config.training import Fraction, Positive, Remat
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.plugins import MODELS, Variant
 from mlvlab_jax.types import ImageSpec

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Fraction, Positive, Remat
+from mlvlab_jax.config.training import Fraction, Positive, Remat
 from mlvlab_jax.models.attention import Accelerator, choose_attention
 from mlvlab_jax.models.cnn import check_patch
 from mlvlab_jax.plugins import MODELS, Variant

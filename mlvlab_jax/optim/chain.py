@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from mlvlab_jax.config.schema import TrainingConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.optim.fine_tuning import tune
 from mlvlab_jax.optim.horizon import Horizon
 from mlvlab_jax.optim.schedules import PlateauParams, Schedule

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mlvlab_jax.config.schema import FreezeConfig, TrainingConfig
+from mlvlab_jax.config.training import FreezeConfig, TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.optim.horizon import Horizon
 from mlvlab_jax.trees import is_stacked, map_with_name, named_leaves

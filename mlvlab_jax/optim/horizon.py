@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from mlvlab_jax.config.schema import EvaluationConfig, TrainingConfig
+from mlvlab_jax.config.schema import EvaluationConfig
+from mlvlab_jax.config.training import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)

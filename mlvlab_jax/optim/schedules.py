@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Fraction, Positive
+from mlvlab_jax.config.training import Fraction, Positive
 from mlvlab_jax.optim.horizon import Horizon
 from mlvlab_jax.plugins import SCHEDULES
 

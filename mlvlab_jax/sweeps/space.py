@@ -12,7 +12,8 @@ from pydantic import Field, PlainValidator, TypeAdapter, field_validator, model_
 from mlvlab_jax.config.fields import OPERATIONAL, configclass
 from mlvlab_jax.config.load import make_override, override_config, read_section
 from mlvlab_jax.config.reader import Document
-from mlvlab_jax.config.schema import Config, Positive
+from mlvlab_jax.config.schema import Config
+from mlvlab_jax.config.training import Positive
 from mlvlab_jax.errors import ConfigError
 
 Count = Annotated[int, Field(ge=0)]

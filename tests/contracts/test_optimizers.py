@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.config.schema import EvaluationConfig, TrainingConfig
+from mlvlab_jax.config.schema import EvaluationConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.optim.chain import make_optimizer
 from mlvlab_jax.optim.horizon import Horizon

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlvlab_jax.config.schema import LossSpikeConfig
+from mlvlab_jax.config.training import LossSpikeConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.skipping import describe_gradients, is_spike

@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy.special import expit
 
-from mlvlab_jax.config.schema import TrainingConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.losses import LossForm, cross_entropy, is_correct, mixed_cross_entropy

@@ -1,6 +1,6 @@
 import math
 
-from mlvlab_jax.config.schema import EarlyStoppingConfig
+from mlvlab_jax.config.training import EarlyStoppingConfig
 from mlvlab_jax.metrics.stopping import EarlyStopping
 
 

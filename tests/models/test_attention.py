@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.config.schema import TrainingConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.attention import Accelerator, choose_attention
 from mlvlab_jax.models.build import build_model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.config.schema import LoraConfig, TrainingConfig
+from mlvlab_jax.config.training import LoraConfig, TrainingConfig
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.loop import run
 from mlvlab_jax.errors import ConfigError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.config.schema import TrainingConfig
+from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.build import build_model
 from mlvlab_jax.models.nets.api import Variables

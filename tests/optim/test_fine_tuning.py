@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlvlab_jax.config.fields import params_from
-from mlvlab_jax.config.schema import FreezeConfig, TrainingConfig
+from mlvlab_jax.config.training import FreezeConfig, TrainingConfig
 from mlvlab_jax.data.shape import DataShape
 from mlvlab_jax.engine.experiment import make_experiment, make_learner
 from mlvlab_jax.engine.loop import run

@@ -7,7 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from mlvlab_jax.config.fields import PluginField, configclass
-from mlvlab_jax.config.schema import Positive, PreprocessSpec
+from mlvlab_jax.config.schema import PreprocessSpec
+from mlvlab_jax.config.training import Positive
 from mlvlab_jax.data.source import Mixed, OpenedData
 from mlvlab_jax.errors import DataError
 from mlvlab_jax.plugins import SOURCES, Spec

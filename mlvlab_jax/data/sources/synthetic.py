@@ -4,7 +4,7 @@ import numpy as np
 from pydantic import Field
 
 from mlvlab_jax.config.fields import configclass
-from mlvlab_jax.config.schema import Positive
+from mlvlab_jax.config.training import Positive
 from mlvlab_jax.data.source import ArraySource, OpenedData, open_arrays
 from mlvlab_jax.plugins import SOURCES
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.config.training import Remat
 from mlvlab_jax.models.efficientnet import EfficientNetV2Params, Stage
 from mlvlab_jax.models.nets.layers import DepthwiseConv, StochasticDepth, recompute
 

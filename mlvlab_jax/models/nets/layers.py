@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.config.training import Remat
 from mlvlab_jax.models.nets.depthwise import Form, depthwise_conv
 from mlvlab_jax.models.vit import Gelu
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mlvlab_jax.config.schema import LoraConfig
+from mlvlab_jax.config.training import LoraConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.trees import is_stacked

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.config.training import Remat
 from mlvlab_jax.models.mixer import MixerParams
 from mlvlab_jax.models.nets.layers import StochasticDepth, gelu, recompute, to_patches
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.config.training import Remat
 from mlvlab_jax.models.nets.layers import StochasticDepth, recompute
 from mlvlab_jax.models.resnet import NUM_GROUPS, ResNetParams
 

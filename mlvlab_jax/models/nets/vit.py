@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mlvlab_jax.config.schema import Remat
+from mlvlab_jax.config.training import Remat
 from mlvlab_jax.models.nets.attention import Attention, AttentionPool
 from mlvlab_jax.models.nets.layers import StochasticDepth, gelu, recompute, to_patches
 from mlvlab_jax.models.nets.positions import axial_angles, sincos_positions
