@@ -124,11 +124,12 @@ def _open_source(parsed: argparse.Namespace) -> "Weights":
     if (source / "config.yaml").is_file():
         from mlvlab_jax.engine.folder import read_config
         from mlvlab_jax.engine.restored import restore_checkpoint
+        from mlvlab_jax.models.nets.lora import merge_adapters
         from mlvlab_jax.package.network import name_weights
 
         config = read_config(source)
         restored = restore_checkpoint(source, config, parsed.checkpoint)
-        arrays = name_weights(restored.state.evaluated)
+        arrays = name_weights(merge_adapters(restored.state.evaluated, config.training.lora))
         return Weights(config.model.name, config.model.params, restored.experiment.data.spec, arrays)
     if (source / "labels.json").is_file():
         from mlvlab_jax.errors import PackageError

@@ -46,7 +46,9 @@ def begin(config: Config, experiment: Experiment, *, workdir: Path | None) -> Be
         DataError: The weights do not fit, or are others than those that the run began with.
     """
     if config.weights is None:
-        return Beginning(experiment.state)
+        held = [name for name in ("lora", "freeze") if getattr(config.training, name)]
+        told = [f"training.{name} without weights: what is not trained stays as chance made it" for name in held]
+        return Beginning(experiment.state, notes=tuple(told))
     names = experiment.data.class_names
     target = Target(config.model, experiment.data.spec, Classes(len(names), names))
     file = read_weights(config.weights.path)

@@ -42,7 +42,9 @@ def extract_features(config: Config) -> tuple[dict[str, Features], list[str], in
     if missing := [name for name in _SPLITS if name not in data.splits]:
         raise ConfigError(f"there is no {missing[0]} split; expected {', '.join(_SPLITS)}", path="data")
     begun = begin(config, experiment, workdir=None)
-    notes = list(begun.notes) or ["weights: null; the features are those of a network that has learnt nothing"]
+    notes = list(begun.notes)
+    if config.weights is None:
+        notes.append("weights: null; the features are those of a network that has learnt nothing")
     predictor = _make_predictor(config, experiment)
     found, bad = {}, list[BadExample]()
     for name in _SPLITS:

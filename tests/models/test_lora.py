@@ -16,12 +16,15 @@ from mlvlab_jax.models.build import build_model
 from mlvlab_jax.models.nets.api import Variables
 from mlvlab_jax.models.nets.lora import add_adapters, merge_adapters
 from mlvlab_jax.models.stacking import stack_blocks, unstack_blocks
+from mlvlab_jax.package.arrays import read_arrays
 from mlvlab_jax.package.build import write_package
 from mlvlab_jax.package.load import load_package
 from mlvlab_jax.plugins import MODELS, Spec
 from mlvlab_jax.trees import named_leaves
 from mlvlab_jax.types import ImageSpec
-from tests.conftest import RecordingTracker, tiny_config
+from mlvlab_jax.weights_command import main
+from tests.conftest import tiny_config
+from tests.engine.test_recovery import NotingTracker
 from tests.optim.test_fine_tuning import VIT
 
 LORA = LoraConfig(rank=2, alpha=3.0)
@@ -94,7 +97,9 @@ def test_a_model_without_such_kernels_is_refused():
 def test_a_run_trains_adapters_and_head_alone_and_its_package_has_their_sum(tmp_path):
     config = tiny_config(model=VIT, training={"lora": {"rank": 2}, "learning_rate": 0.05})
     before = dict(named_leaves(jax.device_get(make_experiment(config).state.variables.params)))
-    result = run(config, workdir=tmp_path / "run", tracker=RecordingTracker())
+    tracker = NotingTracker()
+    result = run(config, workdir=tmp_path / "run", tracker=tracker)
+    assert "training.lora without weights: what is not trained stays as chance made it" in tracker.notes
     variables = jax.tree.map(jnp.asarray, jax.device_get(result.state.variables))
     moved = {name for name, leaf in named_leaves(variables.params) if not np.array_equal(leaf, before[name])}
     assert moved == {name for name in before if "lora" in name or name.startswith("head")}
@@ -105,3 +110,9 @@ def test_a_run_trains_adapters_and_head_alone_and_its_package_has_their_sum(tmp_
     images = split.fetch(split.ids[:5]).image
     expected, _ = result.experiment.model.apply(variables, jnp.asarray(images / 127.5 - 1, jnp.float32), KEY, False)
     np.testing.assert_allclose(package.predict_logits(images), expected, atol=1e-4)
+    file = tmp_path / "timm.safetensors"
+    assert (
+        main(["export", str(tmp_path / "run"), "--format", "timm", "--checkpoint", "last", "--output", str(file)]) == 0
+    )
+    merged = merge_adapters(variables, config.training.lora).params["block1"]["mlp_in"]["kernel"]
+    np.testing.assert_allclose(read_arrays(file)["blocks.1.mlp.fc1.weight"], merged.T, atol=1e-6)
