@@ -147,7 +147,8 @@ def _faults() -> Iterator[Question]:
     for value, text in rows.items():
         yield Question(text, "", "faults", value, goal=1)
     text = "what verifying adds to a restore"
-    yield Question(text, "the rest of it", "checkpoint", "verification", goal=0.05, lower=True)
+    spread = ("results", "ratios", "verification")
+    yield Question(text, "the rest of it", "checkpoint", "verification", spread, goal=0.05, lower=True)
 
 
 QUESTIONS = (

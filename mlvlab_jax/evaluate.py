@@ -1,6 +1,7 @@
 """`python -m mlvlab_jax.evaluate --workdir DIR`: measure a checkpoint of a run, with intervals."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from mlvlab_jax.cli import parse_checkpoint, run_command
 from mlvlab_jax.files import write_json
 
 if TYPE_CHECKING:
+    from mlvlab_jax.config.schema import Config
     from mlvlab_jax.engine.experiment import Experiment
     from mlvlab_jax.engine.state import TrainState
 
@@ -30,7 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--corruptions", action="store_true", help="measure it on 15 corruptions of the split in 5 severities too"
     )
-    parser.add_argument("--out", type=Path, help="folder to write (default: WORKDIR/evaluation/SPLIT)")
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="mean of the logits of each image and its mirror image, as test-time augmentation; wrong for digits",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder to write (default: WORKDIR/evaluation/SPLIT, or SPLIT-mirrored)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object of metrics and nothing else")
     parsed = parser.parse_args(arguments)
     return run_command(lambda: _evaluate(parsed))
@@ -43,7 +52,6 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from mlvlab_jax.engine.compile_cache import compile_cache_folder, enable_compile_cache
     from mlvlab_jax.engine.restored import restore_checkpoint
     from mlvlab_jax.errors import ConfigError
-    from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
 
     if config.compile_cache:
         enable_compile_cache(compile_cache_folder())
@@ -52,7 +60,21 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     if parsed.split not in splits:
         raise ConfigError(f"--split {parsed.split!r}: there is no such split; there are {sorted(splits)}")
     if experiment.data.multi_label:
+        if parsed.mirror or parsed.corruptions:
+            raise ConfigError("--mirror and --corruptions need data of one class an example; leave them out")
         return _print_metrics(experiment, state, split=parsed.split, step=step, as_json=parsed.json)
+    return _evaluate_classes(parsed, config, experiment, state, step=step)
+
+
+def _evaluate_classes(
+    parsed: argparse.Namespace, config: "Config", experiment: "Experiment", state: "TrainState", *, step: int
+) -> int:
+    """Everything there is to measure, for data of one class an example."""
+    from mlvlab_jax.engine.predict import average_mirrored
+    from mlvlab_jax.evaluation.evaluation import evaluate_variables, evaluation_folder, write_evaluation
+
+    if parsed.mirror:
+        experiment = dataclasses.replace(experiment, model=average_mirrored(experiment.model))
     evaluation = evaluate_variables(
         state.evaluated,
         config=config,
@@ -62,7 +84,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         checkpoint=str(parsed.checkpoint),
         slices=parsed.slice,
     )
-    folder = parsed.out or evaluation_folder(parsed.workdir, evaluation)
+    usual = evaluation_folder(parsed.workdir, evaluation)
+    folder = parsed.out or (usual.with_name(f"{usual.name}-mirrored") if parsed.mirror else usual)
     write_evaluation(folder, evaluation)
     robustness = None
     if parsed.corruptions:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from mlvlab_jax.errors import ConfigError
@@ -48,7 +49,7 @@ class Entry:
     params: type
     build: Callable[..., Any]
     example: dict[str, Any]
-    variants: Mapping[str, Variant]
+    variants: Mapping[str, Variant] = MappingProxyType({})
 
 
 class PluginTable:

@@ -106,6 +106,18 @@ class Predictor:
         return Outputs(**{name: np.concatenate([getattr(part, name) for part in done]) for name in names})
 
 
+def average_mirrored(model: Model) -> Model:
+    """`model` whose logits, in evaluation, are the mean of those of an image and of its mirror image."""
+
+    def apply(variables: Variables, image: jax.Array, key: jax.Array, train: bool) -> tuple[jax.Array, Tree]:
+        logits, state = model.apply(variables, image, key, train)
+        if train:
+            return logits, state
+        return (logits + model.apply(variables, image[:, :, ::-1], key, train)[0]) / 2, state
+
+    return model._replace(apply=apply)
+
+
 def _fetch(step: dict[str, jax.Array]) -> Outputs:
     """The rows that count, on the host."""
     rows = jax.device_get(step)

@@ -45,9 +45,9 @@ def test_a_corruption_is_a_function_of_the_example_and_worse_with_severity(name,
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_small_and_grey_images_are_corrupted(name):
-    image = np.random.default_rng(0).integers(0, 256, (9, 7, 1), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (28, 20, 1), np.uint8)
     found = apply(image, name, 5)
-    assert found.shape == (1, 9, 7, 1)
+    assert found.shape == (1, 28, 20, 1)
     assert (found[0] != image).mean() > 0.1
 
 

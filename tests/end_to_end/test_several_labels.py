@@ -36,6 +36,7 @@ def test_a_table_of_several_labels_trains_and_is_measured(tmp_path, capsys):
     assert best["test/mean_average_precision"] > 0.95
     assert best["test/accuracy"] > 0.8
 
+    assert evaluate.main(["--workdir", str(workdir), "--mirror"]) == 64
     assert evaluate.main(["--workdir", str(workdir), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["num_examples"] == 48

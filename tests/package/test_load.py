@@ -222,7 +222,7 @@ def test_a_network_of_a_plugin_opens_by_its_export_and_the_plugin_is_never_impor
         load_package(package, today=LATER)
     # Somebody who trusts the plugin has imported it.
     cnn = MODELS.entry("cnn")
-    monkeypatch.setitem(MODELS._entries, "theirs", Entry("theirs", cnn.params, cnn.build, {}, {}))
+    monkeypatch.setitem(MODELS._entries, "theirs", Entry("theirs", cnn.params, cnn.build, {}))
     monkeypatch.setitem(sys.modules, "their_plugin", types.ModuleType("their_plugin"))
     assert load_package(package, today=LATER).source == "weights"
 
