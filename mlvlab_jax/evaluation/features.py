@@ -1,5 +1,6 @@
 """What a network's last layer is given, of every example of some data."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from mlvlab_jax.engine.beginning import begin
 from mlvlab_jax.engine.experiment import Experiment, make_experiment
 from mlvlab_jax.engine.predict import Predictor
 from mlvlab_jax.errors import ConfigError, NonFiniteError
+from mlvlab_jax.evaluation.evaluation import make_predictor
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.types import Tree
 
@@ -52,6 +54,7 @@ def extract_features(config: Config) -> tuple[dict[str, Features], list[str], in
         if not np.isfinite(outputs.logits).all():
             raise NonFiniteError(f"features of the {name} split are not finite; expected numbers; look at the weights")
         found[name] = Features(outputs.logits, outputs.label)
+    bad = list(dict.fromkeys(bad))  # one that pads a batch is met more than once
     if bad:
         first = f"{bad[0].name} of {bad[0].split}: {bad[0].reason}"
         notes.append(f"{len(bad)} examples are unreadable and were left out, such as {first}")
@@ -64,10 +67,5 @@ def _make_predictor(config: Config, experiment: Experiment) -> Predictor:
     def embed(variables: Variables, image: jax.Array, key: jax.Array, train: bool) -> tuple[jax.Array, Tree]:
         return model.describe(variables, image)[1], variables.state
 
-    return Predictor(
-        model._replace(apply=embed),
-        config.pipeline,
-        layout=experiment.layout,
-        mesh=experiment.mesh,
-        batch_size=config.evaluation.batch_size,
-    )
+    embedding = dataclasses.replace(experiment, model=model._replace(apply=embed))
+    return make_predictor(config, embedding, most=max(map(len, experiment.data.splits.values())))

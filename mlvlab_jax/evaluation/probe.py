@@ -43,15 +43,12 @@ def probe_linearly(train: Features, validation: Features, test: Features, *, num
     """
     mean, std = train.value.mean(0), train.value.std(0)
     inputs = [jnp.asarray((split.value - mean) / np.maximum(std, 1e-6)) for split in (train, validation, test)]
-    best: tuple[float, float, jax.Array] | None = None
+    found: list[tuple[float, float, jax.Array]] = []
     weights = jnp.zeros((train.value.shape[1] + 1, num_classes))
     for penalty in sorted(PENALTIES, reverse=True):  # each from where the stronger one ended
         weights = _fit(weights, inputs[0], jnp.asarray(train.label), jnp.float32(penalty))
-        accuracy = _accuracy(np.asarray(_logits(weights, inputs[1])), validation.label)
-        if best is None or accuracy > best[0]:
-            best = accuracy, penalty, weights
-    assert best is not None
-    accuracy, penalty, weights = best
+        found.append((_accuracy(np.asarray(_logits(weights, inputs[1])), validation.label), penalty, weights))
+    accuracy, penalty, weights = max(found, key=lambda one: one[0])  # of equals the first, with the stronger penalty
     return LinearProbe(_accuracy(np.asarray(_logits(weights, inputs[2])), test.label), penalty, accuracy)
 
 
