@@ -254,12 +254,8 @@ def forget() -> None:
 
 
 def _rename(side: Side, tree: Any) -> Named:
-    params = side.case.params
-    heads = 0
-    if side.case.network == "vision_transformer":
-        heads = MODELS.entry(side.case.network).params(**params).resolved().num_heads
-    patch: Any = params.get("patch_size", 0)
-    return name_for_timm(side.case.network, jax.device_get(tree), num_heads=heads, patch_size=patch)
+    params = params_from(MODELS.entry(side.case.network).params, side.case.params)
+    return name_for_timm(side.case.network, params, ImageSpec(*side.case.image), jax.device_get(tree))
 
 
 if __name__ == "__main__":

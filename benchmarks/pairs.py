@@ -14,6 +14,8 @@ from cases import Case
 from turns import ROOT, Worker, WorkerError, alternate, compare
 from weights import measure_difference
 
+from mlvlab_jax.malloc import with_tunables
+
 HERE = Path(__file__).parent
 #: What can be timed, by label: how it is asked for. Labels of the peer begin with "torch".
 REQUESTS: dict[str, dict[str, object]] = {
@@ -36,12 +38,12 @@ def start_jax(environment: Mapping[str, str] | None = None) -> Worker:
     """Our side, with this interpreter."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     merged = {**os.environ, "PYTHONPATH": paths, **(environment or {})}
-    return Worker([sys.executable, str(HERE / "jax_steps.py")], environment=merged)
+    return Worker([sys.executable, str(HERE / "jax_steps.py")], environment=with_tunables(merged) or merged)
 
 
 def start_torch(python: str) -> Worker:
-    """The peer."""
-    return Worker([python, str(HERE / "torch_steps.py")], environment=os.environ)
+    """The peer, with the same settings of malloc."""
+    return Worker([python, str(HERE / "torch_steps.py")], environment=with_tunables(os.environ) or os.environ)
 
 
 @dataclasses.dataclass

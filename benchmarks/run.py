@@ -18,7 +18,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = (
-    *("step_time", "trainer_overhead", "telemetry_cost", "steps_per_dispatch", "compile_time", "checkpoint"),
+    *(
+        "step_time",
+        "time_to_accuracy",
+        "trainer_overhead",
+        "telemetry_cost",
+        "steps_per_dispatch",
+        "compile_time",
+        "checkpoint",
+    ),
     *("startup", "memory", "data_loading", "tracker_down"),
     *("serving", "serving_latency", "watching_cost", "drift"),
     *("plan", "scaling"),

@@ -1,7 +1,8 @@
-"""Goals C1 to C3: our training step beside bare JAX, PyTorch's eager mode and torch.compile; same network and weights.
+"""Goals C1 to C3, and every model: our training step beside bare JAX, PyTorch's eager mode and torch.compile.
 
-The sides are two processes that take turns; the one that is not timed sleeps in a read. Before that, both compute loss
-and gradient at the same weights on the same batch, which must agree to 1e-4, and the loss after one update to 1e-3.
+Both train the same network from the same weights, and have the malloc settings of mlvlab_jax.malloc. They are two
+processes that take turns; the one that is not timed sleeps in a read. Before that, both compute loss and gradient at
+the same weights on the same batch, which must agree to 1e-4, and the loss after one update to 1e-3.
 C3 is ConvNeXt-T, ours also with XLA's grouped convolution in place of its own form of the depthwise one.
 
 The peer needs an interpreter with what benchmarks/requirements-torch.txt lists: --torch-python PATH, TORCH_PYTHON, or
@@ -30,11 +31,16 @@ CASES = {
     "C1_vit_s_224": Case("vision_transformer", {"variant": "S", "patch_size": 16}, (224, 224, 3), 1000, 16),
     "C2_resnet18_32": Case("resnet", {"depth": 18, "stem": "small"}, (32, 32, 3), 10, 32),
     "C3_convnext_t_224": Case("convnext", {**_CONVNEXT_T, "patch_size": 4}, (224, 224, 3), 1000, 4),
+    "resnet50_224": Case("resnet", {"depth": 50}, (224, 224, 3), 1000, 8),
+    "mixer_s_224": Case("mixer", {"hidden_size": 512, "num_layers": 8, "patch_size": 16}, (224, 224, 3), 1000, 16),
+    "efficientnet_v2_b0_224": Case("efficientnet_v2", {"variant": "B0"}, (224, 224, 3), 1000, 8),
 }
 QUICK_CASES = {
     "C1_tiny": Case("vision_transformer", _TINY_VIT, (8, 8, 1), 10, 4),
     "C2_tiny": Case("resnet", {"depth": 18, "stem": "small"}, (8, 8, 3), 10, 4),
     "C3_tiny": Case("convnext", {"depths": [1] * 4, "widths": [4, 4, 8, 8], "patch_size": 1}, (8, 8, 3), 10, 4),
+    "mixer_tiny": Case("mixer", {"hidden_size": 16, "num_layers": 2, "patch_size": 4}, (8, 8, 3), 10, 4),
+    "efficientnet_tiny": Case("efficientnet_v2", {"variant": "B0"}, (32, 32, 3), 10, 4),
 }
 
 

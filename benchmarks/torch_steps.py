@@ -8,6 +8,7 @@ Needs PyTorch, timm and numpy.
 import contextlib
 import copy
 import dataclasses
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import timm
 import torch
 from cases import LEARNING_RATE, WEIGHT_DECAY, Case
 from timm.models.convnext import ConvNeXt
+from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional
@@ -58,6 +60,19 @@ def make_network(case: Case) -> torch.nn.Module:
     if case.network == "convnext":
         sizes = {"in_chans": channels, "num_classes": case.num_classes, "patch_size": params["patch_size"]}
         return ConvNeXt(depths=params["depths"], dims=params["widths"], **sizes)
+    if case.network == "efficientnet_v2":
+        name = f"tf_efficientnetv2_{params['variant'].lower()}"
+        return timm.create_model(name, num_classes=case.num_classes, in_chans=channels)
+    if case.network == "mixer":
+        return MlpMixer(
+            case.num_classes,
+            (height, width),
+            in_chans=channels,
+            patch_size=params["patch_size"],
+            num_blocks=params["num_layers"],
+            embed_dim=params["hidden_size"],
+            act_layer=functools.partial(torch.nn.GELU, approximate="tanh"),
+        )
     hidden, heads, layers = SIZES[params.get("variant", "B")]
     hidden = params.get("hidden_size", hidden)
     return VisionTransformer(

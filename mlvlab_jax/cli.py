@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlvlab_jax import __version__
 from mlvlab_jax.errors import INTERNAL_EXIT_CODE, DiskError, MlvlabError
 from mlvlab_jax.files import DISK_ERRNOS
+from mlvlab_jax.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
@@ -40,11 +41,13 @@ COMMANDS = {
     "sweep": ("sweep", "search a space of configurations, and write down the best"),
     "monitor": ("monitor", "tell whether a served model still sees what it was trained on: report, status"),
 }
+#: Those that call large programs of XLA many times.
+_COMPUTING = ("train", "evaluate", "probe")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`mlvlab COMMAND ...`."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     listed = "\n".join(f"  {name:<15}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="mlvlab",
@@ -54,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"mlvlab_jax {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    command = parser.parse_args(arguments[:1]).command
+    command = parser.parse_args(words[:1]).command
+    if command in _COMPUTING:
+        keep_freed_memory(arguments)
     module = importlib.import_module(f"mlvlab_jax.{COMMANDS[command][0]}")
-    return int(module.main(arguments[1:]))
+    return int(module.main(words[1:]))
 
 
 def pick_action(command: str, description: str | None, texts: Mapping[str, str], arguments: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlvlab_jax.cli import parse_checkpoint, run_command
 from mlvlab_jax.files import write_json
+from mlvlab_jax.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.schema import Config
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
+    keep_freed_memory(arguments)
     parser = argparse.ArgumentParser(prog="mlvlab evaluate", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="run folder")
     parser.add_argument("--checkpoint", type=parse_checkpoint, default="best", help="best (default), last, or a step")

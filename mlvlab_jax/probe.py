@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlvlab_jax.cli import add_config_arguments, run_configured
+from mlvlab_jax.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
@@ -19,6 +20,7 @@ _SHOTS = (1, 5, 10, 25)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
+    keep_freed_memory(arguments)
     parser = argparse.ArgumentParser(prog="mlvlab probe", description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")

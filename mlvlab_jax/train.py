@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlvlab_jax.cli import add_config_arguments, run_configured
 from mlvlab_jax.errors import PREEMPTED_EXIT_CODE, MlvlabError
+from mlvlab_jax.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from mlvlab_jax.config.load import LoadedConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
+    keep_freed_memory(arguments)
     parser = argparse.ArgumentParser(prog="mlvlab train", description=__doc__)
     add_config_arguments(parser)
     parser.add_argument(

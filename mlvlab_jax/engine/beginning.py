@@ -60,7 +60,7 @@ def begin(config: Config, experiment: Experiment, *, workdir: Path | None) -> Be
             "back, or give another --workdir"
         )
     imported = import_weights(file, target, config.weights)
-    state = _adopt(imported, experiment, with_ema=config.training.ema_decay is not None)
+    state = _adopt(imported, experiment, with_ema=experiment.state.ema is not None)
     provenance = imported.provenance
     begun = f"begins with {file.source} ({provenance['format']}, SHA-256 {file.sha256[:12]})"
     return Beginning(state, provenance, (begun, *provenance["changed"], *imported.notes))

@@ -89,7 +89,7 @@ def make_experiment(config: Config) -> Experiment:
     _check(config, data, metrics)
     data = dataclasses.replace(data, versions=check_versions(data.versions, verify=config.data_version.verify))
     horizon, model, optimizer = make_learner(config, data.shape, device=mesh.devices.flat[0])
-    with_ema = config.training.ema_decay is not None
+    with_ema = optimizer.keeps_average(config.training)
     state, layout = create_state(
         model,
         optimizer,

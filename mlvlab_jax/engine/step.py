@@ -90,7 +90,10 @@ def make_train_step(
             "learning_rate": optimizer.learning_rate(state.step, state.opt_state),
             "examples": digest_batch(batch["example_id"], batch["epoch"]),
         }
-        ema = _average(state.ema, variables, state.step, training.ema_decay)
+        if optimizer.averaged is None:
+            ema = _average(state.ema, variables, state.step, training.ema_decay)
+        else:
+            ema = variables._replace(params=optimizer.averaged(opt_state, variables.params))
         new = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
         applied = jnp.float32(1)
         if guards(training):

@@ -1,6 +1,7 @@
 """Update rules from optax, behind one plugin table."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -11,6 +12,18 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 #: Weight decay spares one-dimensional parameters and embeddings; the first rule that matches decides.
 DEFAULT_DECAY_RULES = (("(bias|scale|cls|registers|pos_embed)$", False), (".*", True))
+
+
+class Averaging(NamedTuple):
+    """An optax transformation whose steps are taken beside the weights that are meant.
+
+    init, update: as of `optax.GradientTransformation`. averaged: (its state, parameters that are trained) -> those that
+    are evaluated and delivered.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+    averaged: Callable[[Any, Any], Any]
 
 
 @configclass
@@ -74,6 +87,21 @@ class MuonParams(_FirstMoment, _WeightDecay):
     """AdamW's decay of the mean of gradients."""
     b2: Beta = 0.999
     """AdamW's decay of the mean of squared gradients."""
+
+
+@configclass
+class ScheduleFreeParams(_WeightDecay):
+    """AdamW without a decay of the learning rate: an average of the weights takes its place, and is evaluated.
+
+    For schedules that stay: constant with a warm-up. Batch statistics are those of the weights that are trained.
+    """
+
+    b1: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Where the gradient is taken: this share of the average, the rest of the fast weights."""
+    b2: Beta = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the squared mean."""
 
 
 @OPTIMIZERS.register("sgd", SgdParams)
@@ -144,6 +172,25 @@ def muon(params: MuonParams, *, learning_rate: Any) -> Any:
     )
     decay = optax.add_decayed_weights(params.weight_decay, _decay_mask(params))
     return optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate))
+
+
+@OPTIMIZERS.register("schedule_free_adamw", ScheduleFreeParams)
+def schedule_free_adamw(params: ScheduleFreeParams, *, learning_rate: Any) -> Averaging:
+    """Schedule-free AdamW.
+
+    References:
+        A. Defazio et al., "The Road Less Scheduled", 2024.
+    """
+    import optax
+    from optax import contrib
+
+    without_momentum = optax.chain(
+        optax.scale_by_rms(params.b2, params.eps, eps_in_sqrt=False, bias_correction=True),
+        optax.add_decayed_weights(params.weight_decay, _decay_mask(params)),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    made = contrib.schedule_free(without_momentum, learning_rate, params.b1)
+    return Averaging(made.init, made.update, contrib.schedule_free_eval_params)
 
 
 def _decay_mask(params: _WeightDecay) -> Any:

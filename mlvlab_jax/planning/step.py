@@ -74,7 +74,7 @@ def compile_step(config: Config, shape: DataShape, devices: Sequence[Any]) -> Co
     training = config.training
     check_batch_size(training.batch_size, mesh, pieces=training.accumulation_steps)
     learner = make_learner(config, shape, device=devices[0])
-    with_ema = training.ema_decay is not None
+    with_ema = learner.optimizer.keeps_average(training)
     state, layout = describe_state(
         learner.model,
         learner.optimizer,

@@ -12,7 +12,7 @@ from tests.benchmarks.conftest import BENCHMARKS
 from tests.conftest import ROOT
 
 #: Need an interpreter with libraries that this project has not.
-ELSEWHERE = ("onnx_latency", "torch_steps")
+ELSEWHERE = ("onnx_latency", "torch_recipe", "torch_steps")
 MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ELSEWHERE)
 
 

@@ -18,25 +18,27 @@ def weights():
     return importlib.import_module("weights")
 
 
-def init(network: str, **params) -> dict:
+IMAGE = ImageSpec(8, 8, 3)
+
+
+def init(weights, network: str, **params) -> tuple[dict, dict]:
+    """Drawn weights of a network, and the same under timm's names."""
     spec = Spec(network, params_from(MODELS.entry(network).params, params))
-    model = MODELS.build(spec, num_classes=5, image=ImageSpec(8, 8, 3), dtype=np.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0)).params
+    model = MODELS.build(spec, num_classes=5, image=IMAGE, dtype=np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0)).params
     draw = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), params)
+    drawn = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), shapes)
+    return drawn, weights.name_for_timm(network, spec.params, IMAGE, drawn)
 
 
 @pytest.fixture
 def vit(weights):
-    params = init("vision_transformer", hidden_size=WIDTH, num_heads=NUM_HEADS, num_layers=2, patch_size=PATCH)
-    return params, weights.name_for_timm("vision_transformer", params, num_heads=NUM_HEADS, patch_size=PATCH)
+    return init(weights, "vision_transformer", hidden_size=WIDTH, num_heads=NUM_HEADS, num_layers=2, patch_size=PATCH)
 
 
 def test_every_number_is_kept(weights, vit):
-    resnet = init("resnet", depth=50, width=4)
-    named = weights.name_for_timm("resnet", resnet, num_heads=0, patch_size=0)
-    convnext = init("convnext", depths=[1, 2], widths=[4, 8], patch_size=2)
-    named_convnext = weights.name_for_timm("convnext", convnext, num_heads=0, patch_size=2)
+    resnet, named = init(weights, "resnet", depth=50, width=4)
+    convnext, named_convnext = init(weights, "convnext", depths=[1, 2], widths=[4, 8], patch_size=2)
     for params, renamed in ((vit[0], vit[1]), (resnet, named), (convnext, named_convnext)):
         before = np.sort(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)]))
         np.testing.assert_array_equal(np.sort(np.concatenate([leaf.ravel() for leaf in renamed.values()])), before)

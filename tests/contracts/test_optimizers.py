@@ -8,7 +8,7 @@ import pytest
 
 from mlvlab_jax.config.fields import params_from
 from mlvlab_jax.config.schema import EvaluationConfig
-from mlvlab_jax.config.training import TrainingConfig
+from mlvlab_jax.config.training import LoraConfig, TrainingConfig
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.optim.chain import make_optimizer
 from mlvlab_jax.optim.horizon import Horizon
@@ -185,3 +185,38 @@ def test_lamb_is_that_of_optax():
     expected, their_state = theirs.update(PARAMS, theirs.init(PARAMS), PARAMS)
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
     assert [leaf.shape for leaf in jax.tree.leaves(state)] == [leaf.shape for leaf in jax.tree.leaves(their_state)]
+
+
+def test_schedule_free_weights_are_the_average_of_the_fast_ones():
+    optimizer = make("schedule_free_adamw", lr=0.01, schedule_params={"warmup_epochs": 0.3}, b1=0.8)
+    state, params, fast = optimizer.tx.init(PARAMS), PARAMS, []
+    for step in range(6):
+        updates, state = optimizer.tx.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        # Each counts as the square of the largest rate so far; the rate of update k + 1 weighs what update k has made.
+        fast.append((min(1, (step + 2) / 3) ** 2, optax.tree.get(state, "z")))
+    total = sum(weight for weight, _ in fast)
+    mean = jax.tree.map(
+        lambda *leaves: sum(w * z for (w, _), z in zip(fast, leaves, strict=True)) / total, *(z for _, z in fast)
+    )
+    averaged = optimizer.averaged(state, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), averaged, mean)
+    trained = jax.tree.map(lambda x, z: 0.8 * x + 0.2 * z, averaged, fast[-1][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), params, trained)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"ema_decay": 0.9}, "training.ema_decay"),
+        ({"layer_decay": 0.7, "lora": LoraConfig()}, "training.lora, training.layer_decay"),
+    ],
+)
+def test_schedule_free_goes_with_no_other_average(changes, named):
+    spec = Spec("schedule_free_adamw", params_from(OPTIMIZERS.entry("schedule_free_adamw").params, {}))
+    constant = Spec("constant", params_from(SCHEDULES.entry("constant").params, {}))
+    with pytest.raises(ConfigError, match=f"by itself, which {named} would spoil") as refused:
+        make_optimizer(spec, constant, TrainingConfig(**changes), HORIZON)
+    assert refused.value.path == "optimizer.name"
+    with pytest.raises(ConfigError, match="which schedule.name: plateau would spoil"):
+        make("schedule_free_adamw", "plateau")

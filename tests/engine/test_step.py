@@ -61,6 +61,19 @@ def test_accumulation_with_batch_statistics_is_refused():
         train(config, 1)
 
 
+def test_what_a_schedule_free_rule_averages_is_evaluated():
+    config = tiny_config(optimizer={"name": "schedule_free_adamw", "params": {"weight_decay": 0.1}})
+    state, losses = train(config, 30)
+    assert losses[-1] < losses[0]
+    averaged = make_experiment(config).optimizer.averaged(state.opt_state, state.variables.params)
+    for a, b in zip(jax.tree.leaves(state.evaluated.params), jax.tree.leaves(averaged), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    far = max(
+        jnp.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (state.evaluated, state.variables)), strict=True)
+    )
+    assert far > 1e-4
+
+
 def test_ema_is_the_documented_average():
     config = tiny_config(training={"ema_decay": 0.5})
     experiment = make_experiment(config)

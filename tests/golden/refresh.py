@@ -12,15 +12,23 @@ from mlvlab_jax.types import ImageSpec
 
 GOLDEN = Path(__file__).parent
 CONFIGS = GOLDEN.parents[1] / "configs"
-IMAGES = {"digits": ImageSpec(8, 8, 1), "tfds": ImageSpec(28, 28, 1), "arrays": ImageSpec(28, 28, 1)}
+#: Of a data set of TFDS, or of another source: what the images are, and the number of classes.
+DATA = {
+    "digits": (ImageSpec(8, 8, 1), 10),
+    "arrays": (ImageSpec(28, 28, 1), 10),
+    "image_folder": (ImageSpec(224, 224, 3), 10),
+    "fashion_mnist": (ImageSpec(28, 28, 1), 10),
+    "cifar10": (ImageSpec(32, 32, 3), 10),
+    "imagenet2012": (ImageSpec(224, 224, 3), 1000),
+}
 
 
 def render(path: Path) -> str:
     """The resolved configuration and the parameter table of its model, as text."""
     config = load_config([path]).config
-    image, num_classes = IMAGES[config.data.name], 10
-    if config.data.name == "tfds" and config.data.params.dataset == "imagenet2012":
-        image, num_classes = ImageSpec(*config.pipeline.preprocess.size, 3), 1000
+    image, num_classes = DATA[config.data.params.dataset if config.data.name == "tfds" else config.data.name]
+    if config.pipeline.preprocess.size:
+        image = ImageSpec(*config.pipeline.preprocess.size, 3)
     model = MODELS.build(config.model, num_classes=num_classes, image=image, dtype=jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0)).params
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
