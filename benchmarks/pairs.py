@@ -35,15 +35,16 @@ TOLERANCES = {"float32": (1e-4, 1e-4), "bfloat16": (1e-2, 1e-1)}
 
 
 def start_jax(environment: Mapping[str, str] | None = None) -> Worker:
-    """Our side, with this interpreter."""
+    """Our side, with this interpreter and the settings of malloc that training has."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     merged = {**os.environ, "PYTHONPATH": paths, **(environment or {})}
     return Worker([sys.executable, str(HERE / "jax_steps.py")], environment=with_tunables(merged) or merged)
 
 
-def start_torch(python: str) -> Worker:
-    """The peer, with the same settings of malloc."""
-    return Worker([python, str(HERE / "torch_steps.py")], environment=with_tunables(os.environ) or os.environ)
+def start_torch(python: str, *, tuned: bool = False) -> Worker:
+    """The peer, as it comes, or with the settings of malloc that ours has."""
+    environment = with_tunables(os.environ) if tuned else None
+    return Worker([python, str(HERE / "torch_steps.py")], environment=environment or os.environ)
 
 
 @dataclasses.dataclass

@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": ("plan", "say what a run needs, how long it takes and what it costs, before it runs"),
     "evaluate": ("evaluate", "measure a checkpoint of a run"),
     "probe": ("probe", "measure what a network's features tell of other data: linear, neighbours, few shots"),
+    "soup": ("soup", "make one network of several runs: the mean of their weights"),
     "package": ("package_model", "make one folder of a trained model, to hand on; or check one"),
     "checkpoint": ("checkpoints", "look at what a run has saved: ls, verify, show, export"),
     "weights": ("weights_command", "weights of timm, transformers and big_vision: import, export, inspect"),
@@ -42,7 +43,7 @@ COMMANDS = {
     "monitor": ("monitor", "tell whether a served model still sees what it was trained on: report, status"),
 }
 #: Those that call large programs of XLA many times.
-_COMPUTING = ("train", "evaluate", "probe")
+_COMPUTING = ("train", "evaluate", "probe", "soup")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

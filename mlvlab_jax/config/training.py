@@ -84,6 +84,28 @@ class LoraConfig:
 
 
 @configclass
+class DistillationConfig:
+    """A student that learns what another network says of the same images, beside the labels."""
+
+    package: Annotated[str, Field(min_length=1)]
+    """Folder of the teacher's package; of the same classes and sizes of images."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the loss that is the teacher's; the labels have the rest."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """Divides the logits of both before they are compared: the higher, the more the unlikely classes count."""
+
+
+@configclass
+class ProgressiveStageConfig:
+    """Smaller images for the first epochs, which take less time."""
+
+    until_epoch: Annotated[float, Field(gt=0)]
+    """Epoch at whose end the next stage begins, the last with whole images."""
+    size: tuple[Positive, Positive]
+    """Height and width in pixels."""
+
+
+@configclass
 class TrainingConfig:
     """How long, how large and how fast."""
 
@@ -121,6 +143,10 @@ class TrainingConfig:
     count alike."""
     label_smoothing: Fraction = 0.0
     """Share of the target spread evenly over all classes."""
+    distillation: DistillationConfig | None = None
+    """Learn from a package that was trained before; null: from the labels alone."""
+    progressive: tuple[ProgressiveStageConfig, ...] = ()
+    """Stages of smaller images, each with a program of its own; evaluation always has whole ones."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the network's arithmetic; weights, softmax and loss stay float32."""
     remat: Remat = "none"

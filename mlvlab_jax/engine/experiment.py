@@ -17,6 +17,7 @@ from mlvlab_jax.data.versions import check_versions
 from mlvlab_jax.engine.evaluate import Evaluator
 from mlvlab_jax.engine.mesh import check_batch_size, make_mesh, replicate
 from mlvlab_jax.engine.state import TrainState, create_state
+from mlvlab_jax.engine.teacher import Teacher
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.metrics.base import make_metrics
 from mlvlab_jax.models.build import build_model
@@ -27,7 +28,7 @@ from mlvlab_jax.optim.horizon import Horizon
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a run is made of. `state` is the state at step 0."""
+    """Everything a run is made of. `state` is the state at step 0. teacher: of one that trains and has one."""
 
     data: Data
     mesh: Mesh
@@ -37,6 +38,7 @@ class Experiment:
     state: TrainState
     layout: TrainState
     evaluator: Evaluator
+    teacher: Teacher | None = None
 
     def observe(self, state: TrainState, measured: Mapping[str, float]) -> TrainState:
         """The state once its schedule, where one listens, was told what the validation split measured."""

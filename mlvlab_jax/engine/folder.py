@@ -88,6 +88,7 @@ def write_start(
     data_identity: dict[str, str],
     data_version: Sequence[dict[str, Any]] = (),
     weights: dict[str, Any] | None = None,
+    teacher: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Writes config.yaml and manifest.json; on resume the manifest gains a session and keeps the others.
 
@@ -97,12 +98,13 @@ def write_start(
         data_identity: Digests of its data.
         data_version: What DVC recorded of them.
         weights: Where those are from that it began with; None: of chance, or noted before.
+        teacher: What it learns from beside the labels: package and sha256 of its weights.
 
     Returns:
         The manifest.
 
     Raises:
-        DataError: The run in the folder was started on other data.
+        DataError: The run in the folder was started on other data, or with another teacher.
     """
     path = folder / "manifest.json"
     earlier = json.loads(path.read_text()) if path.exists() else {"sessions": [], "data": data_identity}
@@ -110,6 +112,11 @@ def write_start(
         raise DataError(
             f"{folder}: the run was started on other data: {earlier['data']} there, {data_identity} now; "
             "bring the old data back, or give another --workdir"
+        )
+    if teacher and earlier.get("teacher", teacher)["sha256"] != teacher["sha256"]:
+        raise DataError(
+            f"{teacher['package']}: SHA-256 {teacher['sha256']}; the run in {folder} was taught by "
+            f"{earlier['teacher']['sha256']}; bring that package back, or give another --workdir"
         )
     write_atomic(folder / "config.yaml", to_yaml(config).encode())
     manifest = {
@@ -121,6 +128,8 @@ def write_start(
     }
     if noted := weights or earlier.get("weights"):
         manifest["weights"] = noted
+    if teacher:
+        manifest["teacher"] = teacher
     write_json(path, manifest)
     return manifest
 

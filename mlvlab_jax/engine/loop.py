@@ -24,8 +24,10 @@ from mlvlab_jax.engine.guard import Guard
 from mlvlab_jax.engine.peers import ending_without_peers
 from mlvlab_jax.engine.progress import Progress
 from mlvlab_jax.engine.recovery import Found, begin_looking, list_steps, recover
+from mlvlab_jax.engine.resolution import check_progressive
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
+from mlvlab_jax.engine.teacher import open_teacher
 from mlvlab_jax.engine.trainer import Breakable, Ended, Trainer, describe_versions
 from mlvlab_jax.files import write_json
 from mlvlab_jax.types import Tracker
@@ -77,7 +79,9 @@ def run(
     check_compile_options(config.compile_options)
     looking = begin_looking(workdir / "checkpoints")
     experiment = make_experiment(config)
+    experiment = dataclasses.replace(experiment, teacher=open_teacher(config, experiment.data))
     check_dispatch(config, experiment)
+    check_progressive(config, experiment)
     check_determinism(config, experiment.mesh, flags=os.environ.get("XLA_FLAGS", ""))
     for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
@@ -112,8 +116,16 @@ def _opening(
 ) -> Iterator[Trainer]:
     """Opens what the run folder holds, at the newest intact checkpoint; closes the checkpoints after the block."""
     identity, versions = dict(experiment.data.identity), describe_versions(experiment)
+    teacher = experiment.teacher and {"package": experiment.teacher.source, "sha256": experiment.teacher.sha256}
     manifest = from_first(
-        lambda: write_start(workdir, config, data_identity=identity, data_version=versions, weights=begun.provenance)
+        lambda: write_start(
+            workdir,
+            config,
+            data_identity=identity,
+            data_version=versions,
+            weights=begun.provenance,
+            teacher=teacher,
+        )
     )
     for line in (*begun.notes, *describe_move(manifest)):
         tracker.note(line)

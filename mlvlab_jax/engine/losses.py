@@ -67,6 +67,19 @@ def mixed_cross_entropy(
     return (values * mask).sum(), mask.sum()
 
 
+def distillation_loss(
+    logits: Float[Array, "b k"], teacher: Float[Array, "b k"], mask: Float[Array, " b"], temperature: float
+) -> Float[Array, ""]:
+    """Sum over examples, each times its mask, of temperature**2 times the divergence of the student's softened
+    probabilities from the teacher's, in nats.
+
+    References:
+        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    """
+    student, wanted = (jax.nn.log_softmax(values / temperature) for values in (logits, teacher))
+    return temperature**2 * (optax.losses.kl_divergence_with_log_targets(student, wanted) * mask).sum()
+
+
 def is_correct(logits: Float[Array, "b k"], label: Integer[Array, "b *k"]) -> Float[Array, " b"]:
     """1 where the largest logit is the label's; of several labels an example, where exactly theirs are above 0."""
     if label.ndim == 2:

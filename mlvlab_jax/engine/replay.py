@@ -17,6 +17,7 @@ from mlvlab_jax.engine.progress import Window
 from mlvlab_jax.engine.shard import process_shard
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import SCALARS
+from mlvlab_jax.engine.teacher import open_teacher
 from mlvlab_jax.engine.updates import Updates, make_updates
 from mlvlab_jax.types import HostBatch, Tree
 
@@ -71,6 +72,7 @@ def replay(
         records: Of `find_way`.
         left_out: Of the same: steps that change nothing.
     """
+    experiment = dataclasses.replace(experiment, teacher=open_teacher(config, experiment.data))
     updates = make_updates(config, experiment, on_bad=lambda found: None)
     first, state, rows = origin.progress.step, origin.state, []
     closing = min((number for number in records if number >= step), default=None)

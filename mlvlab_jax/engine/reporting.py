@@ -88,7 +88,8 @@ class Reporter:
 
     def _read_speed(self) -> dict[str, float]:
         rates = self._rate.read()
-        self._attempt.mfu = self._utilization.read(rates["images_per_second"])
+        if not self._config.training.progressive:  # whose images have no one size
+            self._attempt.mfu = self._utilization.read(rates["images_per_second"])
         return rates if self._attempt.mfu is None else rates | {"mfu": self._attempt.mfu}
 
     def split(self, progress: Progress, step: int, split: str, measured: Measured) -> Progress:

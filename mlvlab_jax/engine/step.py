@@ -16,7 +16,7 @@ from mlvlab_jax.data.augment import augment, erase_and_mix, normalize
 from mlvlab_jax.engine.activations import keep_examples_in_place
 from mlvlab_jax.engine.compiling import CompileOptions
 from mlvlab_jax.engine.examples import digest_batch
-from mlvlab_jax.engine.losses import LossForm, cross_entropy, is_correct, mixed_cross_entropy
+from mlvlab_jax.engine.losses import LossForm, cross_entropy, distillation_loss, is_correct, mixed_cross_entropy
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
 from mlvlab_jax.engine.skipping import describe_gradients, guards, keep_good
 from mlvlab_jax.engine.state import TrainState
@@ -52,11 +52,13 @@ def _augment_key(key_data: jax.Array) -> jax.Array:
 
 
 def make_examples(key_data: jax.Array, batch: Tree, pipeline: PipelineConfig) -> Tree:
-    """What the network and the loss see: image, label and mask, and a second label where examples are mixed."""
+    """What the network and the loss see: image, label and mask, a second label where examples are mixed, and what the
+    teacher says where there is one.
+    """
     image = normalize(augment_batch(key_data, batch, pipeline.augment), pipeline)
     example_id, epoch, key = batch["example_id"], batch["epoch"], _augment_key(key_data)
     examples = erase_and_mix(image, batch["label"], example_id, epoch, key, pipeline.augment)
-    return examples | {"mask": batch["mask"]}
+    return examples | {name: batch[name] for name in ("mask", "teacher") if name in batch}
 
 
 def make_dropout_key(state: TrainState) -> jax.Array:
@@ -112,6 +114,9 @@ def _accumulate(
         tuned = Variables(hold_frozen(params, training), variables.state)
         logits, state = model.apply(tuned, piece["image"], piece_key, True)
         loss, count = compute_loss(logits, piece, loss_form(training))
+        if (taught := training.distillation) is not None:
+            wanted = distillation_loss(logits, piece["teacher"], piece["mask"], taught.temperature)
+            loss = (1 - taught.weight) * loss + taught.weight * wanted
         correct = (is_correct(logits, piece["label"]) * piece["mask"]).sum()
         return loss, (state, {"loss_sum": loss, "num_correct": correct, "num_examples": count})
 

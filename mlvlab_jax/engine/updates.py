@@ -19,9 +19,11 @@ from mlvlab_jax.engine.dispatch import Dispatch, divide, make_due
 from mlvlab_jax.engine.experiment import Experiment
 from mlvlab_jax.engine.faults import strike
 from mlvlab_jax.engine.mesh import batch_sharding, replicated
+from mlvlab_jax.engine.resolution import Resolutions
 from mlvlab_jax.engine.shard import process_shard
 from mlvlab_jax.engine.state import TrainState
 from mlvlab_jax.engine.step import TrainStep, compile_train_step, make_train_step, stack_scalars
+from mlvlab_jax.engine.teacher import Lesson
 from mlvlab_jax.types import HostBatch, Tree
 
 OnBad = Callable[[Sequence[BadExample]], None]
@@ -57,10 +59,19 @@ class Streamed:
 
     def __init__(self, config: Config, experiment: Experiment, on_bad: OnBad) -> None:
         self._config, self._experiment, self._on_bad = config, experiment, on_bad
+        self._lesson = _make_lesson(config, experiment)
         step = make_train_step(experiment.model, experiment.optimizer, config.training, config.pipeline)
         compiled = compile_train_step(step, experiment.layout, experiment.mesh, options=config.compile_options)
         batch = describe_batch(experiment.data.train, config.training.batch_size)
-        self._step = AheadOfTime(compiled, (describe_arrays(experiment.state), batch))
+        if self._lesson:
+            batch["teacher"] = self._lesson.logits
+        self._resolutions = Resolutions(config, experiment)
+        state, image = describe_arrays(experiment.state), batch["image"]
+        self._steps = {}
+        for size in self._resolutions.sizes():
+            shape = (image.shape[0], *size, image.shape[3])
+            sized = batch | {"image": jax.ShapeDtypeStruct(shape, image.dtype)}
+            self._steps[size] = AheadOfTime(compiled, (state, sized))
 
     def plan(self, done: int) -> Iterator[Dispatch]:
         """Each update for itself."""
@@ -78,19 +89,36 @@ class Streamed:
             readers=Readers.of(self._config.pipeline),
             on_bad=self._on_bad,
         )
-        return double_buffer(_spoil(stream, done), batch_sharding(self._experiment.mesh))
+        batches = double_buffer(_spoil(stream, done), batch_sharding(self._experiment.mesh))
+        return self._resolutions.shrink(batches, done)
 
     def await_program(self, batch: Tree) -> None:
-        """There is one."""
-        self._step.wait()
+        """That for images of its size, and the teacher's."""
+        if self._lesson:
+            self._lesson.wait()
+        self._steps[batch["image"].shape[1:3]].wait()
 
     def __call__(self, state: TrainState, batch: Tree) -> tuple[TrainState, jax.Array]:
         """One update."""
-        return self._step(state, batch)
+        step = self._steps[batch["image"].shape[1:3]]
+        return step(state, self._lesson(state.key, batch) if self._lesson else batch)
 
     def first_batch(self, batch: Tree) -> Tree:
         """It is already there."""
         return batch
+
+
+def _make_lesson(config: Config, experiment: Experiment) -> Lesson | None:
+    if experiment.teacher is None:
+        return None
+    return Lesson(
+        experiment.teacher,
+        config.pipeline,
+        split=experiment.data.train,
+        batch_size=config.training.batch_size,
+        key_data=experiment.state.key,
+        mesh=experiment.mesh,
+    )
 
 
 def _spoil(stream: Iterator[HostBatch], done: int) -> Iterator[HostBatch]:

@@ -59,6 +59,10 @@ def _details(manifest: Manifest, config: Config) -> list[str]:
 def _describe_beginning(weights: dict[str, Any] | None) -> list[str]:
     if weights is None:
         return []
+    if "soup" in weights:
+        steps = [f"`{each['run']}` (step {each['step']})" for each in weights["soup"]]
+        rest = {name: value for name, value in weights.items() if name != "soup"}
+        return [f"- The mean of {len(steps)} runs: {', '.join(steps)}", *_describe_beginning(rest or None)]
     changed = f"; changed to fit: {'; '.join(weights['changed'])}" if weights["changed"] else ""
     new = "; the last layer was new" if weights["new"] else ""
     return [f"- Began with: `{weights['path']}` ({weights['format']}), SHA-256 `{weights['sha256']}`{changed}{new}"]

@@ -85,6 +85,8 @@ def compile_step(config: Config, shape: DataShape, devices: Sequence[Any]) -> Co
     )
     check_accumulation(training.accumulation_steps, state)
     batch = describe_batch(training.batch_size, shape)
+    if training.distillation is not None:  # the teacher's own arithmetic is not part of this program
+        batch["teacher"] = jax.ShapeDtypeStruct((training.batch_size, shape.num_classes), jnp.float32)
     pure = make_train_step(learner.model, learner.optimizer, training, config.pipeline)
     shardings = jax.tree.map(lambda _: batch_sharding(mesh), batch)
     held = count_state_bytes(state, layout) | {"batch": count_shard_bytes(batch, shardings)}

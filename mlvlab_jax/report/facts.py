@@ -34,6 +34,8 @@ def _render_beginning(manifest: Mapping[str, Any]) -> str:
     weights = manifest.get("weights")
     if weights is None:
         return ""
+    if "path" not in weights:  # a mean of runs that began with none
+        return ""
     changed = "".join(f"<br>{escape(str(line))}" for line in weights["changed"])
     return f"<br>began with {escape(str(weights['path']))} {_render_hash(weights['sha256'])}{changed}"
 
