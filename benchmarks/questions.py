@@ -63,6 +63,9 @@ def _steps() -> Iterator[Question]:
         "C1_vit_s_224": "training step, ViT-S/16 at 224",
         "C2_resnet18_32": "training step, ResNet-18 at 32 x 32",
         "C3_convnext_t_224": "training step, ConvNeXt-T at 224",
+        "resnet50_224": "training step, ResNet-50 at 224",
+        "mixer_s_224": "training step, Mixer-S/16 at 224",
+        "efficientnet_v2_b0_224": "training step, EfficientNetV2-B0 at 224",
     }
     peers = {
         "C1": {"torch_eager": (0.75, 1.1), "torch_compile": (0.7, 1.0), "bare": (None, None)},
@@ -72,9 +75,22 @@ def _steps() -> Iterator[Question]:
     words = {"torch_eager": "PyTorch, eager", "torch_compile": "torch.compile", "bare": "bare JAX"}
     words["grouped"] = "XLA's grouped convolution"
     for name, text in names.items():
-        for peer, (floor, goal) in peers[name[:2]].items():
+        for peer, (floor, goal) in peers.get(
+            name[:2], {"torch_eager": (None, None), "torch_compile": (None, None)}
+        ).items():
             repeats = ("results", name, "our_rate_over", peer)
             yield Question(f"{text}: rate", words[peer], "step_time", f"{name}_over_{peer}", repeats, floor, goal)
+        repeats = ("results", name, "tuned", "our_rate_over_torch_eager")
+        peer = "PyTorch, eager, with our malloc settings"
+        yield Question(f"{text}: rate", peer, "step_time", f"{name}_over_torch_eager_tuned", repeats)
+    words["torch_compile_tuned"] = "torch.compile with our malloc settings"
+    for peer, limits in {
+        "torch_eager": (1.1, 0.8),
+        "torch_compile": (None, None),
+        "torch_compile_tuned": (None, None),
+    }.items():
+        text, value = "Fashion-MNIST to 93.0 %, whole command: time", f"C13_over_{peer}"
+        yield Question(text, words[peer], "time_to_accuracy", value, (), *limits, lower=True)
 
 
 def _data() -> Iterator[Question]:

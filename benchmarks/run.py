@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from mlvlab_jax.malloc import with_tunables
+
 HERE = Path(__file__).parent
 BENCHMARKS = (
     *(
@@ -32,6 +34,8 @@ BENCHMARKS = (
     *("plan", "scaling"),
     "faults",
 )
+#: Those that train in their own process, which has the settings of malloc that `mlvlab train` gives itself.
+TRAINING = ("trainer_overhead", "telemetry_cost", "steps_per_dispatch", "compile_time", "checkpoint")
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "pillow", "simplejpeg")
 
 
@@ -68,9 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = [sys.executable, str(HERE / f"{name}.py"), *given]
         # This checkout is measured, whatever is installed.
         paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = {**os.environ, "PYTHONPATH": paths}
+        if name in TRAINING:
+            environment = with_tunables(environment) or environment
         done = subprocess.run(
             command,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

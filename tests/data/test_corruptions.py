@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.datasets import load_sample_image
 
 from mlvlab_jax.data.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupt
 from mlvlab_jax.data.corruptions.blur import blur, filter_image, zoom
 from mlvlab_jax.data.corruptions.digital import jpeg_compression, pixelate
+from mlvlab_jax.data.corruptions.noise import shot_noise
 
 KEY = jax.random.key(0)
 
@@ -49,6 +50,16 @@ def test_small_and_grey_images_are_corrupted(name):
     found = apply(image, name, 5)
     assert found.shape == (1, 28, 20, 1)
     assert (found[0] != image).mean() > 0.1
+
+
+@pytest.mark.parametrize(("value", "strength"), [(255, 60), (128, 12), (3, 3), (0, 60)])
+def test_photons_are_counted_as_poisson_says(value, strength):
+    image = jnp.full((300, 300, 1), value / 255)
+    counts = np.asarray(shot_noise(image, jax.random.key(0), jnp.float32(strength)) * strength).round().astype(int)
+    found = np.bincount(counts.ravel(), minlength=129)[:129] / counts.size
+    expected = stats.poisson.pmf(np.arange(129), value / 255 * strength)
+    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(0.25 / counts.size))
+    assert counts.mean() == pytest.approx(value / 255 * strength, rel=0.01, abs=1e-6)
 
 
 def test_noise_has_the_strength_it_says():
