@@ -5,8 +5,9 @@ import json
 import shutil
 
 import pytest
+import xxhash
 
-from mlvlab_jax.engine.integrity import _FORMAT, _PIECE_BYTES, NAME, find_damage, measure_files, seal, summarise
+from mlvlab_jax.engine.integrity import _FORMAT, FORMS, NAME, find_damage, measure_files, seal, summarise
 
 
 @pytest.fixture
@@ -64,24 +65,23 @@ def test_it_says_which_file_is_how(sealed, change, expected):
 
 
 def test_a_newer_format_is_no_damage_but_cannot_be_read(sealed, monkeypatch):
-    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 3)
-    monkeypatch.setitem(_PIECE_BYTES, 3, 100)
+    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 4)
+    monkeypatch.setitem(FORMS, 4, FORMS[3])
     seal(sealed)
     monkeypatch.undo()
-    assert json.loads((sealed / NAME).read_text())["format"] == 3
+    assert json.loads((sealed / NAME).read_text())["format"] == 4
     assert find_damage(sealed) == [
-        "integrity.json: written by a newer mlvlab_jax, format 3; known here is 2; upgrade mlvlab_jax"
+        "integrity.json: written by a newer mlvlab_jax, format 4; known here is 3; upgrade mlvlab_jax"
     ]
 
 
-def test_large_files_are_digested_in_pieces_and_a_bit_in_any_of_them_is_found(sealed, monkeypatch):
-    monkeypatch.setitem(_PIECE_BYTES, _FORMAT, 500)
+@pytest.mark.parametrize("number", FORMS)
+def test_large_files_are_digested_in_pieces_and_a_bit_in_any_of_them_is_found(sealed, monkeypatch, number):
+    form = FORMS[number]._replace(piece_bytes=min(500, FORMS[number].piece_bytes))
+    monkeypatch.setitem(FORMS, number, FORMS[1] if number == 1 else form)
+    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", number)
     seal(sealed)
-    data = (sealed / "state" / "d" / "array").read_bytes()
-    pieces = b"".join(hashlib.sha256(data[i : i + 500]).digest() for i in (0, 500, 1000))
-    found = measure_files(sealed, piece_bytes=500)
-    assert found["state/d/array"] == (1280, hashlib.sha256(pieces).hexdigest())
-    assert found["empty"] == (0, hashlib.sha256().hexdigest())
+    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", _FORMAT)  # what older versions wrote is still read
     for byte in (0, 499, 500, 999, 1000, 1279):
         flip(sealed / "state" / "d" / "array", 8 * byte)
         assert find_damage(sealed) == ["state/d/array: other bytes than were saved"]
@@ -89,14 +89,15 @@ def test_large_files_are_digested_in_pieces_and_a_bit_in_any_of_them_is_found(se
     assert find_damage(sealed) == []
 
 
-def test_the_first_format_had_digests_of_whole_files_and_is_still_known(sealed, monkeypatch):
-    monkeypatch.setitem(_PIECE_BYTES, 2, 500)
-    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 1)
-    seal(sealed)
-    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 2)
-    assert find_damage(sealed) == []
-    flip(sealed / "state" / "d" / "array", 8)
-    assert find_damage(sealed) == ["state/d/array: other bytes than were saved"]
+def test_digests_are_what_they_are_called(sealed):
+    data = (sealed / "state" / "d" / "array").read_bytes()
+    for number, new in {1: hashlib.sha256, 2: hashlib.sha256, 3: xxhash.xxh3_128}.items():
+        whole = measure_files(sealed, FORMS[number])
+        assert whole["state/d/array"] == (1280, new(data).hexdigest())
+        assert whole["empty"] == (0, new().hexdigest())
+        pieces = b"".join(new(data[i : i + 500]).digest() for i in (0, 500, 1000))
+        cut = measure_files(sealed, FORMS[number]._replace(piece_bytes=500))
+        assert cut["state/d/array"] == (1280, new(pieces).hexdigest())
 
 
 def test_a_long_list_is_cut():

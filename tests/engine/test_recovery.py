@@ -10,7 +10,7 @@ import pytest
 
 from mlvlab_jax.engine.checkpoint import CheckpointStore
 from mlvlab_jax.engine.experiment import make_experiment
-from mlvlab_jax.engine.integrity import _PIECE_BYTES, NAME, find_damage, seal
+from mlvlab_jax.engine.integrity import FORMS, NAME, find_damage, seal
 from mlvlab_jax.engine.loop import run
 from mlvlab_jax.engine.recovery import list_steps, recover
 from mlvlab_jax.errors import CheckpointError, DiskError
@@ -168,11 +168,11 @@ def test_a_first_save_that_was_cut_off_is_put_aside_and_the_run_begins_anew(copy
 
 
 def test_a_newer_format_is_neither_damaged_nor_passed_over(copy, monkeypatch):
-    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 3)
-    monkeypatch.setitem(_PIECE_BYTES, 3, 100)
+    monkeypatch.setattr("mlvlab_jax.engine.integrity._FORMAT", 4)
+    monkeypatch.setitem(FORMS, 4, FORMS[3])
     seal(copy / "checkpoints" / "10")
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="10: written by a newer mlvlab_jax, format 3; known here is 2; upgrade"):
+    with pytest.raises(CheckpointError, match="10: written by a newer mlvlab_jax, format 4; known here is 3; upgrade"):
         recover(copy / "checkpoints", pytest.fail)
     assert list_steps(copy / "checkpoints")[-1] == 10
 

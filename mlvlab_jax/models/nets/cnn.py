@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mlvlab_jax.models.cnn import CnnParams
-from mlvlab_jax.models.nets.layers import to_patches
+from mlvlab_jax.models.nets.layers import max_pool, to_patches
 
 
 class Cnn(nn.Module):
@@ -22,7 +22,7 @@ class Cnn(nn.Module):
         x = to_patches(image.astype(self.dtype), self.params.patch_size)
         for stage, width in enumerate(self.params.widths):
             if stage > 0:
-                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+                x = max_pool(x, 2, stride=2)
             x = first = self._conv(x, width, train, name=f"stage{stage}_0")
             for i in range(1, self.params.convs_per_stage):
                 x = self._conv(x, width, train, name=f"stage{stage}_{i}")

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mlvlab_jax.config.training import Remat
-from mlvlab_jax.models.nets.layers import StochasticDepth, recompute
+from mlvlab_jax.models.nets.layers import StochasticDepth, max_pool, recompute
 from mlvlab_jax.models.resnet import NUM_GROUPS, ResNetParams
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -80,7 +80,7 @@ class ResNet(nn.Module):
             x = conv(width, (3, 3), padding=1)(x)
         else:
             x = conv(width, (7, 7), (2, 2), padding=3)(x)
-        return nn.max_pool(nn.relu(norm()(x)), window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return max_pool(nn.relu(norm()(x)), 3, stride=2, padding=1)
 
 
 def _make_layers(params: ResNetParams, train: bool, dtype: Any) -> tuple[Any, Any]:
