@@ -107,7 +107,7 @@ def write_start(
         DataError: The run in the folder was started on other data, or with another teacher.
     """
     path = folder / "manifest.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {"sessions": [], "data": data_identity}
+    earlier: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"sessions": [], "data": data_identity}
     if earlier["data"] != data_identity:
         raise DataError(
             f"{folder}: the run was started on other data: {earlier['data']} there, {data_identity} now; "

@@ -116,7 +116,7 @@ def _opening(
 ) -> Iterator[Trainer]:
     """Opens what the run folder holds, at the newest intact checkpoint; closes the checkpoints after the block."""
     identity, versions = dict(experiment.data.identity), describe_versions(experiment)
-    teacher = experiment.teacher and {"package": experiment.teacher.source, "sha256": experiment.teacher.sha256}
+    teacher = None if experiment.teacher is None else experiment.teacher.describe()
     manifest = from_first(
         lambda: write_start(
             workdir,

@@ -40,6 +40,10 @@ class Teacher:
     pipeline: PipelineConfig
     variables: Variables
 
+    def describe(self) -> dict[str, str]:
+        """What the manifest of a run says of it."""
+        return {"package": self.source, "sha256": self.sha256}
+
 
 def open_teacher(config: Config, data: Data) -> Teacher | None:
     """The teacher of a run, or None where it has none.

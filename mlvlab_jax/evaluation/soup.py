@@ -17,8 +17,10 @@ from mlvlab_jax.models.nets.api import Variables
 from mlvlab_jax.trees import map_with_name
 
 #: What may differ: how a run was trained. Not which examples were held out, nor what the network is given.
-_FREE = ("training.", "optimizer.", "schedule.", "weights.", "mesh.", "compile_options.", "pipeline.augment.")
-_FREE += ("pipeline.class_", "pipeline.repeats", "evaluation.every_epochs")
+_FREE = (
+    *("training.", "optimizer.", "schedule.", "weights.", "mesh.", "compile_options."),
+    *("pipeline.augment.", "pipeline.class_", "pipeline.repeats", "evaluation.every_epochs"),
+)
 
 
 class Ingredient(NamedTuple):
