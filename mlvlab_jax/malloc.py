@@ -27,13 +27,15 @@ _FIRST_GLIBC = (2, 35)
 def keep_freed_memory(arguments: Sequence[str] | None) -> None:
     """Starts this process over, with the same arguments and the settings above. Returns where that is not to be done.
 
-    That is: called from a program, on another system or an older glibc, once JAX or a thread is there, and where the
-    user set something of malloc in GLIBC_TUNABLES (glibc.malloc.hugetlb=0 leaves all as it is).
+    That is: called from a program or from one that is read from standard input, on another system or an older glibc,
+    once JAX or a thread is there, and where the user set something of malloc in GLIBC_TUNABLES
+    (glibc.malloc.hugetlb=0 leaves all as it is).
 
     Args:
         arguments: What the command's `main` was given; None where it is the process's own.
     """
-    if arguments is not None or "jax" in sys.modules or threading.active_count() > 1:
+    again = sys.executable and sys.argv[0] not in ("", "-")
+    if arguments is not None or not again or "jax" in sys.modules or threading.active_count() > 1:
         return
     environment = with_tunables(os.environ) if _glibc_version() >= _FIRST_GLIBC else None
     if environment is not None:

@@ -60,6 +60,14 @@ def test_it_goes_on_where_starting_over_is_wrong_or_useless(before: str) -> None
     assert [len(line.split()) for line in _run(before + _start_over())[:2]] == [1, 1]
 
 
+def test_a_program_from_standard_input_is_left_alone() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-"]
+    done = subprocess.run(command, env=environment, input=_start_over(), capture_output=True, text=True, check=True)
+    assert [len(line.split()) for line in done.stdout.splitlines()[:2]] == [1, 1]
+
+
 def test_a_program_that_calls_a_command_is_left_alone() -> None:
     assert [len(line.split()) for line in _run(_start_over("['--config', 'x']"))[:2]] == [1, 1]
 

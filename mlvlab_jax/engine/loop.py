@@ -27,6 +27,7 @@ from mlvlab_jax.engine.recovery import Found, begin_looking, list_steps, recover
 from mlvlab_jax.engine.resolution import check_progressive
 from mlvlab_jax.engine.shared_quarantine import SharedQuarantine
 from mlvlab_jax.engine.state import TrainState
+from mlvlab_jax.engine.step import describe_loss
 from mlvlab_jax.engine.teacher import open_teacher
 from mlvlab_jax.engine.trainer import Breakable, Ended, Trainer, describe_versions
 from mlvlab_jax.files import write_json
@@ -83,7 +84,8 @@ def run(
     check_dispatch(config, experiment)
     check_progressive(config, experiment)
     check_determinism(config, experiment.mesh, flags=os.environ.get("XLA_FLAGS", ""))
-    for line in (*experiment.model.notes, *check_before_training(experiment.data, config.validation)):
+    told = describe_loss(config.training, multi_label=experiment.data.train.label_sets is not None)
+    for line in (*experiment.model.notes, *told, *check_before_training(experiment.data, config.validation)):
         tracker.note(line)
     # A run that goes on has its weights in its checkpoints.
     new = not list_steps(workdir / "checkpoints")

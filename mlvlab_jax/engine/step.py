@@ -140,6 +140,13 @@ def loss_form(training: TrainingConfig) -> LossForm:
     return LossForm(training.label_smoothing, binary, training.focal_gamma or 0.0)
 
 
+def describe_loss(training: TrainingConfig, *, multi_label: bool) -> list[str]:
+    """What the person watching should know of the loss, a line each."""
+    if training.loss == "binary_cross_entropy" and not multi_label:
+        return ["binary cross entropy of class numbers: each is 1 for its own class and 0 for all others"]
+    return []
+
+
 def compute_loss(logits: jax.Array, piece: Tree, form: LossForm) -> tuple[jax.Array, jax.Array]:
     """Sum of the losses of a piece of a batch, in nats, and how many examples it is of.
 

@@ -12,7 +12,7 @@ from mlvlab_jax.config.training import TrainingConfig
 from mlvlab_jax.data.stream import train_stream
 from mlvlab_jax.engine.experiment import make_experiment
 from mlvlab_jax.engine.losses import LossForm, cross_entropy, is_correct, mixed_cross_entropy
-from mlvlab_jax.engine.step import SCALARS, _accumulate, compile_train_step, make_train_step
+from mlvlab_jax.engine.step import SCALARS, _accumulate, compile_train_step, describe_loss, make_train_step
 from mlvlab_jax.errors import ConfigError
 from mlvlab_jax.models.nets.api import Model, Variables
 from mlvlab_jax.trees import compute_digest
@@ -198,3 +198,10 @@ def test_bfloat16_keeps_float32_weights_and_learns():
     state, losses = train(tiny_config(training={"precision": "bfloat16"}, pipeline=plain, model=model), 18)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.variables)} == {jnp.dtype("float32")}
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
+
+
+def test_what_a_loss_makes_of_its_labels_is_said():
+    binary = tiny_config(training={"loss": "binary_cross_entropy"}).training
+    (line,) = describe_loss(binary, multi_label=False)
+    assert line.startswith("binary cross entropy of class numbers")
+    assert describe_loss(binary, multi_label=True) == describe_loss(tiny_config().training, multi_label=False) == []

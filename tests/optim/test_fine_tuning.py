@@ -47,7 +47,8 @@ def norms(tree):
     return {name: float(jnp.abs(leaf).max()) for name, leaf in named_leaves(tree)}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS.names())
+# schedule_free_adamw averages all weights, so none may be frozen: see tests/contracts/test_optimizers.py.
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS.names() if name != "schedule_free_adamw"])
 def test_what_is_frozen_has_no_update_and_no_state_and_the_rest_has_that_of_always(name):
     tx, plain = make(name, freeze=[("^(?!head)",)]), make(name)
     state = tx.init(PARAMS)
