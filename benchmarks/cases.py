@@ -14,6 +14,7 @@ class Case:
 
     network and params: as in a configuration's model section; a transformer's `patch_size` is a number, its pool cls.
     image: height, width, channels. precision: of the arithmetic; weights are float32.
+    gradient_limit: how far gradients may be apart, relatively, where rounding alone does more than the precision's own.
     """
 
     network: str
@@ -22,6 +23,7 @@ class Case:
     num_classes: int
     batch_size: int
     precision: str = "float32"
+    gradient_limit: float | None = None
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, object]) -> "Case":

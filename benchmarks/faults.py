@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlvlab_jax.engine.integrity import find_damage, seal
 from mlvlab_jax.engine.recovery import list_steps
 
 ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "faults.json"
 NUM_KILLS, BITS_PER_FILE = 30, 12
 MESHES = ("data=4", "data=2,fsdp=2")
 
@@ -28,10 +30,19 @@ _STOPPING, _PEERS = "tests/end_to_end/test_stopping.py", "tests/end_to_end/test_
 #: What is counted -> the test that does it, each of whose cases counts.
 TESTS = {
     "phases_of_sigterm": f"{_STOPPING}::test_a_run_asked_to_stop_saves_and_goes_on_when_started_again",
+    "signals_at_random": f"{_STOPPING}::test_a_run_asked_at_a_random_moment_saves_and_goes_on",
+    "second_signals": f"{_STOPPING}::test_a_second_signal_ends_a_run_within_a_second_whose_last_save_is_whole",
+    "kills_while_reading_ahead": (
+        f"{_STOPPING}::test_a_run_killed_again_before_it_used_what_was_read_ahead_ends_the_same"
+    ),
     "signals_to_one_of_two": f"{_PEERS}::test_one_process_asked_at_a_random_moment_stops_both_after_the_same_step",
     "kills_of_one_of_two": f"{_PEERS}::test_either_of_two_killed_at_a_random_moment_goes_on",
     "hangs_ended": f"{_PEERS}::test_a_stuck_process_ends_both_within_the_limit_and_ten_seconds",
     "uneven_steps_without_alarm": f"{_PEERS}::test_a_thousand_uneven_steps_raise_no_alarm",
+    "processes_agree": (
+        "tests/end_to_end/test_topologies.py"
+        "::test_several_processes_are_given_the_same_examples_and_have_the_same_losses"
+    ),
 }
 
 
@@ -96,29 +107,43 @@ def make_checkpoint(folder: Path) -> Path:
     return folder / "7"
 
 
+def count_all() -> dict[str, Any]:
+    """Kills, bits and every test."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate = kill(Path(folder) / "proof", num_kills=NUM_KILLS)
+        checkpoints = Path(folder) / "proof" / "unbroken" / "checkpoints"
+        bits = flip_bits(checkpoints / str(list_steps(checkpoints)[-1]))
+    counted = {"kills_identical": count_identical(certificate), **count_tests(TESTS), "bits_found": bits}
+    measured = {name: certificate[name] for name in ("phases", "equal", "differences", "kills", "meshes")}
+    return {"counts": write(counted), **measured}
+
+
+def count_tests(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    return {name: run_test(TESTS[name]) for name in names}
+
+
+def write(counted: dict[str, tuple[int, int]]) -> dict[str, str]:
+    return {name: f"{good}/{total}" for name, (good, total) in counted.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="bits in a made-up checkpoint alone")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(TESTS)}; default all")
+    told = f"of {', '.join(TESTS)}: counted anew, the others as they were; default all, and kills and bits"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=told)
     parsed = parser.parse_args(arguments)
-    tests = {name: TESTS[name] for name in parsed.names or TESTS}
-    counted: dict[str, tuple[int, int]] = {}
-    phases: dict[str, int] = {}
-    measured: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        if parsed.quick:
-            checkpoint = make_checkpoint(Path(folder))
-        else:
-            certificate = kill(Path(folder) / "proof", num_kills=NUM_KILLS)
-            counted["kills_identical"], phases = count_identical(certificate), certificate["phases"]
-            measured = {name: certificate[name] for name in ("equal", "differences", "kills", "meshes")}
-            checkpoints = Path(folder) / "proof" / "unbroken" / "checkpoints"
-            checkpoint = checkpoints / str(list_steps(checkpoints)[-1])
-            counted |= {name: run_test(test) for name, test in tests.items()}
-        counted["bits_found"] = flip_bits(checkpoint)
-    counts = {name: f"{good}/{total}" for name, (good, total) in counted.items()}
-    summary = {name: round(good / total, 6) for name, (good, total) in counted.items()}
-    print(json.dumps({"results": {"counts": counts, "phases": phases, **measured}, "summary": summary}))
+    if unknown := sorted(set(parsed.names) - set(TESTS)):
+        parser.error(f"there is no count {', '.join(unknown)}; expected some of {', '.join(TESTS)}")
+    if parsed.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            results: dict[str, Any] = {"counts": write({"bits_found": flip_bits(make_checkpoint(Path(folder)))})}
+    elif parsed.names:
+        results = json.loads(RESULTS.read_text())["results"]
+        results["counts"] |= write(count_tests(parsed.names))
+    else:
+        results = count_all()
+    summary = {name: round(float(Fraction(count)), 6) for name, count in results["counts"].items()}
+    print(json.dumps({"results": results, "summary": summary}))
 
 
 if __name__ == "__main__":

@@ -137,6 +137,7 @@ class Pair:
         apart = {name: abs(ours[name] / self._theirs[name] - 1) for name in ("loss", "grad_norm")}
         apart["gradients"] = gradients
         loss_limit, limit = TOLERANCES[self.case.precision]
+        limit = self.case.gradient_limit or limit
         for name, value in apart.items():
             if not value <= (loss_limit if name == "loss" else limit):
                 raise WorkerError(f"not the same training: {name} apart by {value:.2e}, expected {limit:.0e} at most")

@@ -154,10 +154,14 @@ def _faults() -> Iterator[Question]:
     rows = {
         "kills_identical": "30 kills of verify-resume: runs that end as if untouched",
         "phases_of_sigterm": "SIGTERM in each phase: saved, and gone on with",
+        "signals_at_random": "SIGTERM at 20 random moments: saved, and gone on with",
+        "second_signals": "a second signal: ended within a second, the last save whole",
+        "kills_while_reading_ahead": "killed twice, then before what was read ahead is used: as if untouched",
         "signals_to_one_of_two": "a signal to one of two processes: both stop after the same step",
         "kills_of_one_of_two": "one of two processes killed: the run ends as if untouched",
         "hangs_ended": "a process that is stuck: all end, and it is named",
         "uneven_steps_without_alarm": "1,000 uneven steps: no alarm",
+        "processes_agree": "the same run in 1, 2 and 4 processes: the same examples and losses",
         "bits_found": "a bit flipped in any file of a checkpoint: found",
     }
     for value, text in rows.items():

@@ -78,12 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = subprocess.run(
             command,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            capture_output=True,
             text=True,
-            check=True,
+            check=False,
             cwd=HERE.parent,
         )
+        if done.returncode:
+            raise SystemExit(f"{done.stderr}\n{name}: exit code {done.returncode}; what it said is above")
         measured = json.loads(done.stdout.splitlines()[-1])
         if "skipped" in measured["summary"]:
             print(f"{name}: {measured['summary']['skipped']}")

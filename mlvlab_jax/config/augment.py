@@ -101,8 +101,9 @@ class AugmentConfig:
     """Pixels of padding before a random crop back to the image size; 0 is off. 4 is usual for 32x32."""
     random_resized_crop: RandomResizedCropConfig | None = None
     """A random part, resized; usual for photographs. Not together with crop_padding."""
-    horizontal_flip: bool = False
-    """Mirror half of the images. Wrong for digits and text."""
+    horizontal_flip: bool | Literal["alternate"] = False
+    """Mirror half of the images; alternate: each in every second epoch, so that none is seen the same way again and
+    again. Wrong for digits and text."""
     randaugment: RandAugmentConfig | None = None
     """Operations drawn from 14. Not together with three_augment."""
     three_augment: bool = False

@@ -93,6 +93,23 @@ def test_faults_finds_every_bit_and_counts_what_was_killed(tmp_path, monkeypatch
     assert faults.flip_bits(faults.make_checkpoint(tmp_path)) == (0, 36)
 
 
+def test_faults_counts_what_is_named_anew_and_keeps_the_rest(tmp_path, monkeypatch, capsys):
+    faults = importlib.import_module("faults")
+    monkeypatch.setattr(faults, "RESULTS", tmp_path / "faults.json")
+    monkeypatch.setattr(faults, "run_test", lambda test: (9, 10))
+    before = {"counts": {"kills_identical": "36/36", "hangs_ended": "1/10"}, "equal": True}
+    faults.RESULTS.write_text(json.dumps({"results": before}))
+    faults.main(["hangs_ended"])
+    found = json.loads(capsys.readouterr().out)
+    counts = {"kills_identical": "36/36", "hangs_ended": "9/10"}
+    assert found == {
+        "results": {"counts": counts, "equal": True},
+        "summary": {"kills_identical": 1, "hangs_ended": 0.9},
+    }
+    with pytest.raises(SystemExit):
+        faults.main(["hangs"])
+
+
 def test_faults_names_tests_that_are_there_and_counts_those_that_pass(tmp_path):
     faults = importlib.import_module("faults")
     for test in faults.TESTS.values():

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -53,14 +55,17 @@ PHASES = {
 }
 
 
-def start(tmp_path, workdir, *, faults="", code=None):
+def command_of(tmp_path, workdir, *arguments, faults="", code=None):
+    """What subprocess is to be given for one run."""
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = ["-m", "mlvlab_jax.train"] if code is None else ["-c", code, faults]
     command = [sys.executable, *command, "--config", str(tmp_path / "tiny.yaml"), "--workdir", str(tmp_path / workdir)]
-    return subprocess.run(
-        command, env={**environment, "MLVLAB_FAULTS": faults}, capture_output=True, text=True, timeout=300
-    )
+    return {"args": [*command, *arguments], "env": {**environment, "MLVLAB_FAULTS": faults}, "text": True}
+
+
+def start(*arguments, **options):
+    return subprocess.run(**command_of(*arguments, **options), capture_output=True, timeout=300)
 
 
 def start_again_and_again(tmp_path, workdir, faults):
@@ -122,5 +127,50 @@ def test_a_run_asked_to_stop_saves_and_goes_on_when_started_again(phase, whole):
     folder = whole / workdir / "checkpoints"
     assert all(find_damage(folder / str(step)) == [] for step in list_steps(folder))
     again = start(whole, workdir)
+    assert again.returncode == 0, again.stderr
+    check_same(whole, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(20))
+def test_a_run_asked_at_a_random_moment_saves_and_goes_on(turn, whole):
+    draw, workdir = random.Random(turn), f"random-{turn}"
+    place, most = draw.choice([("train", 38), ("input", 38), ("evaluate", 4), ("checkpoint", 6), ("compile", 1)])
+    codes, told = start_again_and_again(whole, workdir, [f"{place}:{draw.randint(1, most)}=signal:TERM", ""])
+    assert codes == [75, 0], told
+    check_same(whole, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(10))
+def test_a_second_signal_ends_a_run_within_a_second_whose_last_save_is_whole(turn, whole):
+    draw, workdir = random.Random(turn), f"twice-{turn}"
+    place, most = [("train", 38), ("checkpoint", 6), ("evaluate", 4), ("input", 38), ("seal", 4)][turn % 5]
+    # It stands still at that moment, so that both signals find it there.
+    fault = f"{place}:{draw.randint(1, most)}=signal:STOP"
+    with (whole / f"{workdir}.log").open("w") as log:
+        child = subprocess.Popen(**command_of(whole, workdir, faults=fault), stdout=log, stderr=log)
+    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
+    first, second = draw.sample([signal.SIGINT, signal.SIGTERM], 2)
+    for number in (first, second, signal.SIGCONT):
+        child.send_signal(number)
+    sent = time.monotonic()
+    assert child.wait(timeout=60) in (128 + first, 128 + second)
+    assert time.monotonic() - sent < 1
+    folder = whole / workdir / "checkpoints"
+    assert all(find_damage(folder / str(step)) == [] for step in list_steps(folder))
+    assert start(whole, workdir).returncode == 0
+    check_same(whole, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [0, 2])
+@pytest.mark.parametrize("turn", range(5))
+def test_a_run_killed_again_before_it_used_what_was_read_ahead_ends_the_same(turn, num_processes, whole):
+    draw, workdir = random.Random(turn), f"again-{turn}-{num_processes}"
+    readers = (f"pipeline.num_processes={num_processes}", "pipeline.max_memory_mib=0")
+    for step in (draw.randint(8, 30), draw.randint(1, 2)):
+        assert start(whole, workdir, *readers, faults=f"train:{step}=signal:KILL").returncode == -signal.SIGKILL
+    again = start(whole, workdir, *readers)
     assert again.returncode == 0, again.stderr
     check_same(whole, workdir)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer, Key, UInt8
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer, Key, UInt8, UInt32
 
 from mlvlab_jax.config.augment import AugmentConfig
 from mlvlab_jax.config.schema import PipelineConfig
@@ -22,11 +23,13 @@ from mlvlab_jax.data.augment.mix import mix
 from mlvlab_jax.data.augment.randaugment import randaugment, three_augment
 from mlvlab_jax.errors import ConfigError
 
-Change = Callable[[Array, Array], Array]
-"""(image of one example, key of that example) -> image."""
+Change = Callable[[Array, Array, Array], Array]
+"""(image of one example, key of that example, its side: odd to mirror it) -> image."""
 
 # Streams below an example's key. Padded crop and flip use the key itself, that is its counters 0 to 2.
 _RESIZED_CROP, _RANDAUGMENT, _THREE_AUGMENT, _JITTER, _ERASING, _MIX = range(3, 9)
+# Stream of the run's key where others have an epoch, so one that no epoch has.
+_FIRST_SIDE = 2**32 - 1
 
 
 def check_channels(config: AugmentConfig, channels: int) -> None:
@@ -70,22 +73,38 @@ def augment(
     if not changes:
         return image
 
-    def change(one: Array, one_key: Array) -> Array:
+    def change(one: Array, one_key: Array, side: Array) -> Array:
         for apply in changes:
-            one = apply(one, one_key)
+            one = apply(one, one_key, side)
         return one
 
-    return jax.vmap(change)(image, _example_keys(key, epoch, example_id))
+    keys = _example_keys(key, epoch, example_id)
+    if config.horizontal_flip == "alternate":
+        sides = _alternate(key, epoch, example_id)
+    else:
+        sides = jax.vmap(lambda one: _bits(one)[2])(keys)
+    return jax.vmap(change)(image, keys, sides)
+
+
+def _alternate(key: Key[Array, ""], epoch: Int[Array, " b"], example_id: Int[Array, " b"]) -> UInt32[Array, " b"]:
+    """A side for each example that is drawn once and changes with every epoch.
+
+    References:
+        K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024.
+    """
+    first = jax.random.fold_in(key, np.uint32(_FIRST_SIDE))
+    sides = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(first, i)))(example_id)
+    return sides + epoch.astype(jnp.uint32)
 
 
 def _changes(config: AugmentConfig) -> list[Change]:
     changes: list[Change] = []
     if config.crop_padding:
-        changes.append(lambda image, key: padded_crop(image, _bits(key)[:2], config.crop_padding))
+        changes.append(lambda image, key, side: padded_crop(image, _bits(key)[:2], config.crop_padding))
     if config.random_resized_crop is not None:
         changes.append(_on_stream(_RESIZED_CROP, random_resized_crop, rule=config.random_resized_crop))
     if config.horizontal_flip:
-        changes.append(lambda image, key: flip(image, _bits(key)[2]))
+        changes.append(lambda image, key, side: flip(image, side))
     if config.randaugment is not None:
         changes.append(_on_stream(_RANDAUGMENT, randaugment, rule=config.randaugment))
     if config.three_augment:
@@ -99,8 +118,8 @@ def _bits(key: Key[Array, ""]) -> Array:
     return jax.random.bits(key, (3,))
 
 
-def _on_stream(stream: int, function: Callable[..., Array], **rule: object) -> Change:
-    return lambda image, key: function(image, jax.random.fold_in(key, stream), **rule)
+def _on_stream(stream: int, function: Callable[..., Array], **rule: object) -> Callable[..., Array]:
+    return lambda image, key, side=None: function(image, jax.random.fold_in(key, stream), **rule)
 
 
 def _example_keys(key: Key[Array, ""], epoch: Int[Array, " b"], example_id: Int[Array, " b"]) -> Key[Array, " b"]:

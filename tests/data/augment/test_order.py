@@ -24,6 +24,7 @@ KEY = jax.random.key(0)
 JITTER = ColorJitterConfig(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
 EACH = {
     "crop and flip": AugmentConfig(crop_padding=2, horizontal_flip=True),
+    "alternate": AugmentConfig(horizontal_flip="alternate"),
     "resized crop": AugmentConfig(random_resized_crop=RandomResizedCropConfig()),
     "randaugment": AugmentConfig(randaugment=RandAugmentConfig()),
     "three augment": AugmentConfig(three_augment=True),
@@ -82,6 +83,24 @@ def test_half_of_the_images_are_mirrored():
     mirrored = (out == image[:, :, ::-1]).all(axis=(1, 2, 3))
     assert ((out == image).all(axis=(1, 2, 3)) | mirrored).all()
     assert abs(mirrored.mean() - 0.5) < 0.03
+
+
+def test_images_that_alternate_are_mirrored_in_every_second_epoch_half_of_them_in_the_first():
+    count = 4000
+    image = np.repeat(images(1), count, axis=0)
+    config = AugmentConfig(horizontal_flip="alternate")
+
+    def mirrored(epoch, key=KEY):
+        out = np.asarray(augment(jnp.asarray(image), jnp.arange(count), jnp.full(count, epoch), key, config))
+        flags = (out == image[:, :, ::-1]).all(axis=(1, 2, 3))
+        assert ((out == image).all(axis=(1, 2, 3)) | flags).all()
+        return flags
+
+    first = mirrored(0)
+    assert abs(first.mean() - 0.5) < 0.03
+    np.testing.assert_array_equal(mirrored(1), ~first)
+    np.testing.assert_array_equal(mirrored(6), first)
+    assert abs((mirrored(0, jax.random.key(1)) == first).mean() - 0.5) < 0.03
 
 
 def test_crop_and_flip_are_the_three_numbers_of_the_examples_own_key():
